@@ -1,0 +1,22 @@
+"""Memory tokens for fairseq's Transformers: ``fairseq-train --user-dir fairseq_mem``.
+
+Implements "Memory Transformer" (Burtsev, Kuratov, Peganov, Sapunov; arXiv 2006.11527).
+"""
+
+# ruff: noqa: E402 - fairseq may be imported only after the check of its version
+import sys
+
+from . import compat
+
+compat.check_versions()
+compat.allow_fairseq_checkpoints()
+
+# Models register themselves with fairseq when they are imported.
+from .errors import UserError
+from .models.mem_transformer import MemTransformerModel
+from .options import refuse_foreign_architecture
+
+refuse_foreign_architecture(sys.argv[1:])
+
+__version__ = "0.1.0"
+__all__ = ["MemTransformerModel", "UserError", "__version__"]

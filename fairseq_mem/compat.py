@@ -1,0 +1,62 @@
+"""Which fairseq and torch we work with, and what torch's safe loader may load.
+
+Looks only at the installed packages' metadata: PyPI's ``fairseq`` 0.12.2 does not even import on
+Python 3.11 (https://github.com/facebookresearch/fairseq/issues/5012), so the check must come
+before the first ``import fairseq``.
+"""
+
+import argparse
+from importlib import metadata
+
+from .errors import UserError
+
+FAIRSEQ = "fairseq-fixed"
+FAIRSEQ_VERSION = "0.12.3.1"
+TORCH_MINIMUM = (2, 6)
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_versions() -> None:
+    """Refuse a fairseq or a torch that we cannot work with.
+
+    Raises:
+        UserError: PyPI's ``fairseq`` is in the way, ``fairseq-fixed`` is missing or another
+            version than the tested one, or torch is older than 2.6.
+    """
+    stock, fixed, torch_version = map(_installed, ("fairseq", FAIRSEQ, "torch"))
+    remedy = f"pip install --no-build-isolation {FAIRSEQ}=={FAIRSEQ_VERSION}"
+    if stock is not None:
+        raise UserError(
+            f"the package fairseq {stock} is installed, which has the same folder as {FAIRSEQ} and "
+            f"does not work on this Python; run: pip uninstall -y fairseq {FAIRSEQ} && {remedy}"
+        )
+    if fixed != FAIRSEQ_VERSION:
+        found = "none is installed" if fixed is None else f"{fixed} is installed"
+        raise UserError(f"needs {FAIRSEQ} {FAIRSEQ_VERSION}, {found}; run: {remedy}")
+    minimum = ".".join(map(str, TORCH_MINIMUM))
+    if torch_version is None:
+        raise UserError(f'needs torch, none is installed; run: pip install "torch>={minimum}"')
+    if tuple(int(part) for part in torch_version.split(".")[:2]) < TORCH_MINIMUM:
+        raise UserError(
+            f"needs torch {minimum} or newer, {torch_version} is installed; run: "
+            f'pip install --upgrade "torch>={minimum}"'
+        )
+
+
+def allow_fairseq_checkpoints() -> None:
+    """Let torch's safe loader read what fairseq writes: the options, an ``argparse.Namespace``.
+
+    fairseq calls ``torch.load`` without ``weights_only``, which torch 2.6 switched on; the
+    namespace is the one class in fairseq's checkpoints that the safe loader does not know
+    (https://github.com/facebookresearch/fairseq/issues/5603). The safe loader stays on: a
+    checkpoint that holds anything else, a hostile pickle for one, is still refused.
+    """
+    import torch
+
+    torch.serialization.add_safe_globals([argparse.Namespace])

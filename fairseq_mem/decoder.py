@@ -1,0 +1,176 @@
+"""fairseq's Transformer decoder for an encoder with memory, and with memory of its own.
+
+Decoder memory stands in front of the target under the causal mask: a slot sees earlier slots and
+the encoder's output, a token sees all slots. In incremental decoding memory and the first token
+run together in the first step, after which memory lives in the attention's cache, one copy a
+hypothesis, and is reordered with it.
+"""
+
+from typing import Any
+
+from fairseq.models.transformer import TransformerDecoderBase
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from torch import Tensor
+
+from .attention import State, build_attention
+from .layers import wrap_layer
+from .memory import causal_mask, memory_for
+
+
+class MemTransformerDecoderLayer(TransformerDecoderLayerBase):
+    """fairseq's decoder layer, same parameters, with our attention."""
+
+    def build_self_attention(self, embed_dim: int, cfg: Any, **unused: bool) -> Any:
+        """Hook of fairseq's layer; ``embed_dim`` is C."""
+        return build_attention(cfg, "decoder", embed_dim, self_attention=True)
+
+    def build_encoder_attention(self, embed_dim: int, cfg: Any) -> Any:
+        """Hook of fairseq's layer; ``embed_dim`` is C."""
+        return build_attention(cfg, "decoder", embed_dim, encoder_decoder_attention=True)
+
+
+class MemTransformerDecoder(TransformerDecoderBase):
+    """Cross-attends to the encoder's memory and text; may have ``memory_decoder_tokens`` itself."""
+
+    def __init__(
+        self,
+        cfg: Any,
+        dictionary: Any,
+        embed_tokens: Any,
+        no_encoder_attn: bool = False,
+        output_projection: Any = None,
+    ) -> None:
+        super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn, output_projection)
+        self.source_memory_tokens = cfg.memory_tokens
+        # no memory, no module: the keys are then those of fairseq's decoder
+        needs_memory = cfg.memory_decoder_tokens > 0 or cfg.memory_positions
+        self.memory = (
+            memory_for(cfg, cfg.memory_decoder_tokens, self.embed_dim) if needs_memory else None
+        )
+
+    def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> Any:
+        """Hook of fairseq's constructor."""
+        return wrap_layer(MemTransformerDecoderLayer(cfg, no_encoder_attn), cfg)
+
+    def extract_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: dict[str, list[Tensor]] | None,
+        incremental_state: State | None = None,
+        full_context_alignment: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+    ) -> tuple[Tensor, dict[str, list[Tensor | None]]]:
+        """Run the layers.
+
+        Args:
+            prev_output_tokens: B x T, the target shifted right.
+            encoder_out: the encoder's result, memory inside.
+            incremental_state: the caches; only the last token is then looked at.
+            full_context_alignment: text sees later text; memory still sees only memory.
+            alignment_layer: whose attention to the source is returned (default: the last).
+            alignment_heads: average only so many heads.
+
+        Returns:
+            Features (B x T x C) and a dictionary with ``attn`` (B x T x S, target rows and source
+            columns only; what went to memory is missing from its sums) and ``inner_states``
+            (T x B x C each), all without memory.
+        """
+        if alignment_layer is None:
+            alignment_layer = self.num_layers - 1
+        source = source_padding = None
+        if encoder_out is not None and len(encoder_out["encoder_out"]) > 0:
+            source = encoder_out["encoder_out"][0]
+        if encoder_out is not None and len(encoder_out["encoder_padding_mask"]) > 0:
+            source_padding = encoder_out["encoder_padding_mask"][0]
+
+        text, codes = self._embed(prev_output_tokens, incremental_state)
+        x = text.transpose(0, 1)  # T x B x C
+        length = x.size(0)
+        memory = 0
+        if self.memory is not None and not self._has_cache(incremental_state):
+            memory = self.memory.tokens
+            x = self.memory.prepend(x, codes)
+
+        mask = None
+        if incremental_state is None:
+            mask = causal_mask(memory, length, x.device, full_context_alignment)
+        elif memory > 0:
+            mask = causal_mask(memory, length, x.device)
+        padding: Tensor | None = prev_output_tokens[:, -length:].eq(self.padding_idx)
+        if not padding.any():
+            padding = None
+        elif memory > 0:
+            padding = self.memory.prepend_padding(padding)
+
+        attn: Tensor | None = None
+        inner_states = [x[memory:]]
+        for index, layer in enumerate(self.layers):
+            wanted = index == alignment_layer
+            x, layer_attn, _ = layer(
+                x,
+                source,
+                source_padding,
+                incremental_state,
+                self_attn_mask=mask,
+                self_attn_padding_mask=padding,
+                need_attn=wanted,
+                need_head_weights=wanted,
+            )
+            inner_states.append(x[memory:])
+            if wanted and layer_attn is not None:
+                attn = layer_attn.float().to(x)  # H x B x (m+T) x (m'+S)
+        if attn is not None:
+            attn = attn[:alignment_heads].mean(dim=0)[:, memory:, self.source_memory_tokens :]
+
+        x = x[memory:]
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        x = x.transpose(0, 1)
+        if self.project_out_dim is not None:
+            x = self.project_out_dim(x)
+        return x, {"attn": [attn], "inner_states": inner_states}
+
+    def _embed(
+        self, tokens: Tensor, incremental_state: State | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embed the text (B x T x C; one step of it, if incremental) and memory's codes (m x C)."""
+        positions = codes = None
+        if self.embed_positions is not None:
+            offset = 0
+            numbered = tokens
+            if self.memory is not None and self.memory.takes_positions:
+                offset = int(self.memory.position_offset)
+                numbered = self.memory.numbered_through(tokens, self.padding_idx)
+                if not self._has_cache(incremental_state):
+                    codes = self.embed_positions(numbered[:1])[0, : self.memory.tokens]
+            positions = self.embed_positions(numbered, incremental_state=incremental_state)
+            if incremental_state is None:
+                positions = positions[:, offset:]
+        if incremental_state is not None:
+            tokens = tokens[:, -1:]
+            positions = None if positions is None else positions[:, -1:]
+        x = self.embed_scale * self.embed_tokens(tokens.contiguous())
+        if self.quant_noise is not None:
+            x = self.quant_noise(x)
+        if self.project_in_dim is not None:
+            x = self.project_in_dim(x)
+        if positions is not None:
+            x = x + positions
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        return self.dropout_module(x), codes
+
+    def _has_cache(self, incremental_state: State | None) -> bool:
+        """Whether an earlier step has left its keys and values, memory's among them."""
+        return incremental_state is not None and any(
+            name.endswith("attn_state") for name in incremental_state
+        )
+
+    def max_positions(self) -> int:
+        """Longest target, in tokens; memory that takes codes takes them from a learned table."""
+        longest = super().max_positions()
+        if self.memory is not None and self.memory.takes_positions and self.embed_positions:
+            free = self.embed_positions.max_positions - int(self.memory.position_offset)
+            longest = min(longest, free)
+        return longest

@@ -1,0 +1,121 @@
+"""fairseq's Transformer encoder with memory in front of the text.
+
+The encoder knows how many memory slots there are; which of them attends to whom is the layer's
+business (``updates``).
+"""
+
+from typing import Any
+
+import torch
+from fairseq.models.transformer import TransformerEncoderBase
+from torch import Tensor
+
+from .layers import wrap_layer
+from .memory import memory_for
+from .updates import UPDATES
+
+
+class MemTransformerEncoder(TransformerEncoderBase):
+    """Encodes (m+T) positions and returns them all: the decoder reads memory and text alike."""
+
+    def __init__(
+        self, cfg: Any, dictionary: Any, embed_tokens: Any, return_fc: bool = False
+    ) -> None:
+        super().__init__(cfg, dictionary, embed_tokens, return_fc=return_fc)
+        self.memory = memory_for(cfg, cfg.memory_tokens, embed_tokens.embedding_dim)
+
+    def build_encoder_layer(self, cfg: Any) -> Any:
+        """Hook of fairseq's constructor."""
+        return wrap_layer(UPDATES[cfg.memory_update](cfg, return_fc=self.return_fc), cfg)
+
+    def forward_embedding(
+        self, src_tokens: Tensor, token_embedding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Embed the text (B x T), without memory.
+
+        Returns:
+            The finished embedding and the scaled look-up alone, both B x T x C.
+        """
+        if not self.memory.takes_positions:
+            return super().forward_embedding(src_tokens, token_embedding)
+        if token_embedding is None:
+            token_embedding = self.embed_tokens(src_tokens)
+        embed = self.embed_scale * token_embedding
+        x = embed + self._codes(src_tokens)[:, int(self.memory.position_offset) :]
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        x = self.dropout_module(x)
+        if self.quant_noise is not None:
+            x = self.quant_noise(x)
+        return x, embed
+
+    def _codes(self, src_tokens: Tensor) -> Tensor:
+        """Position codes of memory and text: B x (position_offset+T) x C."""
+        return self.embed_positions(self.memory.numbered_through(src_tokens, self.padding_idx))
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Tensor | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Encode a batch.
+
+        Args:
+            src_tokens: B x T, padded with the dictionary's padding symbol on either side.
+            src_lengths: not used; fairseq passes it.
+            return_all_hiddens: also return each layer's output.
+            token_embeddings: B x T x C, instead of looking ``src_tokens`` up.
+
+        Returns:
+            fairseq's dictionary of lists, each with one tensor or more:
+
+            - ``encoder_out``: (m+T) x B x C, memory first; see :meth:`split_memory`
+            - ``encoder_padding_mask``: B x (m+T), True at padding; memory is never padding
+            - ``encoder_embedding``: B x T x C, the text's alone
+            - ``encoder_states``: the input and each layer's output, (m+T) x B x C
+            - ``src_lengths``: B x 1, of the text alone
+        """
+        padding = src_tokens.eq(self.padding_idx)
+        x, embedding = self.forward_embedding(src_tokens, token_embeddings)
+        x = x.masked_fill(padding.unsqueeze(-1), 0.0).transpose(0, 1)
+        codes = None
+        if self.memory.takes_positions:
+            codes = self._codes(src_tokens[:1])[0, : self.memory.tokens]
+        x = self.memory.prepend(x, codes)
+        layer_padding = self.memory.prepend_padding(padding)
+
+        mask = layer_padding if padding.any() else None
+        states = [x] if return_all_hiddens else []
+        fc_results = []
+        for layer in self.layers:
+            result = layer(x, encoder_padding_mask=mask)
+            x, fc_result = result if isinstance(result, tuple) else (result, None)
+            if return_all_hiddens:
+                states.append(x)
+                fc_results.append(fc_result)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return {
+            "encoder_out": [x],
+            "encoder_padding_mask": [layer_padding],
+            "encoder_embedding": [embedding],
+            "encoder_states": states,
+            "fc_results": fc_results,
+            "src_tokens": [],
+            "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
+        }
+
+    def split_memory(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Take :meth:`forward`'s result apart: final memory (m x B x C) and text (T x B x C)."""
+        x = encoder_out["encoder_out"][0]
+        return x[: self.memory.tokens], x[self.memory.tokens :]
+
+    def max_positions(self) -> int:
+        """Longest text, in tokens; memory that takes codes takes them from a learned table."""
+        longest = super().max_positions()
+        if self.memory.takes_positions and self.embed_positions is not None:
+            free = self.embed_positions.max_positions - int(self.memory.position_offset)
+            longest = min(longest, free)
+        return longest

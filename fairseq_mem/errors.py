@@ -1,0 +1,14 @@
+"""The one exception with which this plugin speaks to people."""
+
+
+class UserError(SystemExit):
+    """Something that the user can mend, told in one line; ends a command with exit status 1.
+
+    It is a ``SystemExit`` on purpose: fairseq's trainer wraps every ``Exception`` raised while a
+    checkpoint is loaded into one of its own ("please ensure that the architectures match"), so
+    that ours would not be the last line that the user reads, and no traceback helps somebody who
+    mistyped an option. In a Python program catch ``fairseq_mem.UserError``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"fairseq_mem: {message}")

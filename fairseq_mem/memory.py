@@ -1,0 +1,147 @@
+"""The memory tokens: their vectors, prepending, splitting off, masks, and fitting a checkpoint.
+
+Notation everywhere: m memory slots, T text positions, B sentences, C channels.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class MemoryTokens(nn.Module):
+    """m trainable vectors in front of every sequence (paper, section 3.1: X^mem).
+
+    They enter beside the finished text embedding: its scale, positions, layer norm and dropout
+    do not touch them. Rows are drawn from N(0, std^2) and so distinct; equal slots would stay
+    equal, for nothing but their vectors tells them apart.
+
+    Args:
+        tokens: m; may be 0 when a checkpoint is evaluated without its memory.
+        embed_dim: C.
+        std: of the initial vectors; the scale of the embedded text is the right one.
+        takes_positions: slot i takes position code i, and text is numbered on from
+            ``position_offset``, which stays what it was in training when fewer slots are used.
+    """
+
+    def __init__(self, tokens: int, embed_dim: int, std: float, takes_positions: bool) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.std = std
+        self.takes_positions = takes_positions
+        self.weight = nn.Parameter(torch.empty(tokens, embed_dim)) if tokens > 0 else None
+        if self.weight is not None:
+            nn.init.normal_(self.weight, std=std)
+        if takes_positions:
+            self.register_buffer("position_offset", torch.tensor(tokens))
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"{self.tokens}, std={self.std:.3g}, takes_positions={self.takes_positions}"
+
+    def prepend(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        """Put memory in front of ``x`` (T x B x C); ``codes`` (m x C) are its position codes.
+
+        Returns:
+            (m+T) x B x C.
+        """
+        if self.weight is None:
+            return x
+        memory = self.weight if codes is None else self.weight + codes
+        memory = memory.to(x).unsqueeze(1).expand(-1, x.size(1), -1)
+        return torch.cat([memory, x], dim=0)
+
+    def prepend_padding(self, padding: Tensor) -> Tensor:
+        """Extend a padding mask (B x T, True at padding) to B x (m+T): memory is never padded."""
+        return torch.cat([padding.new_zeros(padding.size(0), self.tokens), padding], dim=1)
+
+    def numbered_through(self, tokens: Tensor, padding_idx: int) -> Tensor:
+        """Put ``position_offset`` words in front of ``tokens`` (B x T), for the position table.
+
+        What the words are does not matter, only that they are not padding: fairseq's position
+        modules count words.
+        """
+        words = tokens.new_full((tokens.size(0), int(self.position_offset)), padding_idx + 1)
+        return torch.cat([words, tokens], dim=1)
+
+
+def memory_for(cfg: Any, tokens: int, embed_dim: int) -> MemoryTokens:
+    """Build the memory tokens from fairseq's options; ``tokens`` is m, ``embed_dim`` is C."""
+    std = cfg.memory_init_std
+    if std is None:
+        std = embed_dim**-0.5 if cfg.no_scale_embedding else 1.0
+    return MemoryTokens(tokens, embed_dim, std, cfg.memory_positions)
+
+
+def causal_mask(
+    memory: int, text: int, device: torch.device, full_context: bool = False
+) -> Tensor | None:
+    """The mask of a causal stack whose input is ``memory`` slots and then ``text`` positions.
+
+    A slot sees earlier slots and itself, never text; a text position sees all of memory and, but
+    for ``full_context``, no later text.
+
+    Returns:
+        (m+T) x (m+T), True where a query (row) may *not* attend; None when nothing is forbidden.
+    """
+    if full_context and memory == 0:
+        return None
+    size = memory + text
+    mask = torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
+    if full_context:
+        mask[memory:] = False
+    return mask
+
+
+def fit_checkpoint(state: dict[str, Any], name: str, memory: MemoryTokens | None, grow: bool) -> None:
+    """Make the memory in a checkpoint fit the model, in place, before it is loaded.
+
+    As many slots as the model has are taken from the front; a model without memory drops them.
+    Missing slots are freshly initialised if the checkpoint has none at all (a stock
+    ``transformer``) or with ``grow``, with a warning.
+
+    Args:
+        state: the checkpoint's parameters.
+        name: of the module that holds memory, ``encoder.memory`` for one.
+        memory: the model's; None if it was built without.
+        grow: ``--memory-grow``.
+
+    Raises:
+        UserError: the checkpoint has fewer slots than the model, and ``grow`` is off.
+    """
+    weight, offset = f"{name}.weight", f"{name}.position_offset"
+    saved = state.pop(weight, None)
+    saved_tokens = 0 if saved is None else saved.size(0)
+    saved_offset = int(state.pop(offset, torch.tensor(saved_tokens)))
+    if memory is None:
+        return
+    if memory.takes_positions:
+        state[offset] = torch.tensor(max(saved_offset, memory.tokens))
+    if memory.weight is None:
+        return
+    if saved is None:
+        logger.warning(
+            f"the checkpoint has no {name}: {memory.tokens} memory tokens are freshly initialised"
+        )
+    elif saved_tokens < memory.tokens:
+        side = name.split(".")[0]
+        if not grow:
+            raise UserError(
+                f"the checkpoint has {saved_tokens} memory tokens in its {side}, "
+                f"{memory.tokens} were asked for; ask for {saved_tokens} or fewer, or add "
+                "--memory-grow to initialise the missing ones freshly"
+            )
+        logger.warning(
+            f"the checkpoint has {saved_tokens} memory tokens in its {side}: "
+            f"{memory.tokens - saved_tokens} more are freshly initialised"
+        )
+    fresh = memory.weight.detach().clone()
+    if saved is not None:
+        common = min(saved_tokens, memory.tokens)
+        fresh[:common] = saved[:common]
+    state[weight] = fresh

@@ -1,0 +1,195 @@
+"""``mem_transformer``: fairseq's ``transformer`` with memory tokens, and its sizes."""
+
+import logging
+import os
+from typing import Any, NamedTuple
+
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import TransformerModel, transformer_legacy
+from torch import Tensor, no_grad
+
+from ..decoder import MemTransformerDecoder
+from ..encoder import MemTransformerEncoder
+from ..memory import fit_checkpoint
+from ..options import add_memory_args, check_memory_options, set_memory_defaults
+
+logger = logging.getLogger(__name__)
+
+
+class Translation(NamedTuple):
+    """One translated sentence and what the model's memory held after reading it."""
+
+    text: str
+    memory: Tensor  # m x C, the first model's of an ensemble
+
+
+class MemTransformerHub(GeneratorHubInterface):
+    """fairseq's hub interface, which also gives the final memory states."""
+
+    def translate(
+        self,
+        sentences: Any,
+        beam: int = 5,
+        verbose: bool = False,
+        return_memory: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Translate one raw sentence, or a list of them.
+
+        Returns:
+            The text, or the list of texts; with ``return_memory`` a :class:`Translation` for each.
+        """
+        if isinstance(sentences, str):
+            return self.translate([sentences], beam, verbose, return_memory, **kwargs)[0]
+        texts = super().translate(sentences, beam, verbose, **kwargs)
+        if not return_memory:
+            return texts
+        memories = [self.memory_states(sentence) for sentence in sentences]
+        return [Translation(*pair) for pair in zip(texts, memories, strict=True)]
+
+    @no_grad()
+    def memory_states(self, sentence: str, model: int = 0) -> Tensor:
+        """What memory holds behind the encoder's last layer: m x C (0 x C without memory).
+
+        Args:
+            sentence: raw text.
+            model: which one of an ensemble.
+        """
+        encoder = self.models[model].encoder
+        tokens = self.encode(sentence).unsqueeze(0).to(self.device)
+        encoder_out = encoder(tokens, src_lengths=None)
+        if not isinstance(encoder, MemTransformerEncoder):
+            return encoder_out["encoder_out"][0][:0, 0]
+        return encoder.split_memory(encoder_out)[0][:, 0]
+
+
+@register_model("mem_transformer")
+class MemTransformerModel(TransformerModel):
+    """fairseq's ``transformer`` with trainable memory tokens (arXiv 2006.11527).
+
+    At ``--memory-tokens 0`` (and update ``shared``) it is built of fairseq's own encoder and
+    decoder, and nothing of ours runs.
+    """
+
+    has_memory = True  # tells options.refuse_foreign_architecture which architectures are ours
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        """Add fairseq's options for ``transformer`` and ours."""
+        super().add_args(parser)
+        add_memory_args(parser)
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> "MemTransformerModel":
+        """Build the model, from the command line or from a checkpoint's options.
+
+        Raises:
+            UserError: a memory option has a value that makes no sense.
+        """
+        mem_transformer(args)
+        check_memory_options(args)
+        model = super().build_model(args, task)
+        if args.memory_only:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad = "memory" in name.split(".")
+        return model
+
+    @classmethod
+    def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: Any) -> Any:
+        """Build fairseq's encoder, or ours where there is memory."""
+        if _is_stock(cfg):
+            return super().build_encoder(cfg, src_dict, embed_tokens)
+        return MemTransformerEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: Any) -> Any:
+        """Build fairseq's decoder, or ours where the encoder or the decoder has memory."""
+        if _is_stock(cfg) and cfg.memory_decoder_tokens == 0:
+            return super().build_decoder(cfg, tgt_dict, embed_tokens)
+        return MemTransformerDecoder(cfg, tgt_dict, embed_tokens, cfg.no_cross_attention)
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Fit a checkpoint's memory to ours; called by fairseq before every load."""
+        super().upgrade_state_dict_named(state_dict, name)
+        prefix = f"{name}." if name else ""
+        for side, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            memory = getattr(part, "memory", None)
+            fit_checkpoint(state_dict, f"{prefix}{side}.memory", memory, self.args.memory_grow)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str = ".",
+        **kwargs: Any,
+    ) -> MemTransformerHub:
+        """Load a trained model for use from Python.
+
+        Args:
+            model_name_or_path: folder of the checkpoint.
+            checkpoint_file: its name, or several joined by ``os.pathsep`` for an ensemble.
+            data_name_or_path: folder of the binarised data, for its dictionaries; BPE codes in it
+                (a file named ``code``) are used if none are given.
+            kwargs: options to override, ``tokenizer="moses", bpe="subword_nmt"`` for one.
+        """
+        codes = os.path.join(data_name_or_path, "code")
+        if not data_name_or_path.startswith(".") and os.path.exists(codes):
+            kwargs.setdefault("bpe_codes", codes)
+        hub = super().from_pretrained(
+            model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
+        )
+        return MemTransformerHub(hub.cfg, hub.task, hub.models)
+
+
+def _is_stock(cfg: Any) -> bool:
+    """Whether the encoder has nothing of ours."""
+    return cfg.memory_tokens == 0 and cfg.memory_update == "shared" and not cfg.memory_positions
+
+
+# Presets: fairseq's own sizes, and m.
+
+
+@register_model_architecture("mem_transformer", "mem_transformer")
+def mem_transformer(args: Any) -> None:
+    """The paper's base size: 6 layers, d 512, d_ff 2048, 8 heads, 20 memory tokens."""
+    set_memory_defaults(args, tokens=20)
+    transformer_legacy.base_architecture(args)
+
+
+@register_model_architecture("mem_transformer", "mem_transformer_small")
+def mem_transformer_small(args: Any) -> None:
+    """The paper's small size: 4 layers, d 128, d_ff 512, 8 heads, 10 memory tokens."""
+    set_memory_defaults(args, tokens=10)
+    for side in ("encoder", "decoder"):
+        for name, value in (
+            ("layers", 4),
+            ("embed_dim", 128),
+            ("ffn_embed_dim", 512),
+            ("attention_heads", 8),
+        ):
+            option = f"{side}_{name}"
+            setattr(args, option, getattr(args, option, value))
+    transformer_legacy.base_architecture(args)
+
+
+@register_model_architecture("mem_transformer", "mem_transformer_iwslt_de_en")
+def mem_transformer_iwslt_de_en(args: Any) -> None:
+    """fairseq's ``transformer_iwslt_de_en`` with 10 memory tokens."""
+    set_memory_defaults(args, tokens=10)
+    transformer_legacy.transformer_iwslt_de_en(args)
+
+
+@register_model_architecture("mem_transformer", "mem_transformer_wmt_de_en")
+def mem_transformer_wmt_de_en(args: Any) -> None:
+    """fairseq's ``transformer_wmt_en_de`` with 20 memory tokens."""
+    set_memory_defaults(args, tokens=20)
+    transformer_legacy.transformer_wmt_en_de(args)
+
+
+@register_model_architecture("mem_transformer", "mem_transformer_big")
+def mem_transformer_big(args: Any) -> None:
+    """fairseq's ``transformer_vaswani_wmt_en_de_big`` with 20 memory tokens."""
+    set_memory_defaults(args, tokens=20)
+    transformer_legacy.transformer_vaswani_wmt_en_de_big(args)

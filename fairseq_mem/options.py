@@ -1,0 +1,129 @@
+"""The ``--memory-*`` options: their parser, their defaults, and which values make sense.
+
+Names begin with ``memory_``: fairseq routes ``encoder_*`` and ``decoder_*`` into nested configs.
+"""
+
+import argparse
+from typing import Any
+
+from .errors import UserError
+from .updates import UPDATES
+
+MAX_MEMORY_TOKENS = 4096  # the paper uses at most 20; more than this is a slip of the keyboard
+
+
+def _token_count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 0 <= count <= MAX_MEMORY_TOKENS:
+        raise argparse.ArgumentTypeError(
+            f"{count} is not between 0 and {MAX_MEMORY_TOKENS}; the paper uses 5 to 20"
+        )
+    return count
+
+
+def add_memory_args(parser: Any) -> None:
+    """Add the memory options to fairseq's group of model-specific arguments.
+
+    No option has a default here: it would win over the architecture's preset.
+    """
+    # fmt: off
+    parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
+                        help="memory tokens in front of the encoder's input; "
+                             "0 is exactly fairseq's model")
+    parser.add_argument("--memory-decoder-tokens", type=_token_count, metavar="N",
+                        help="memory tokens in front of the decoder's input, under the causal "
+                             "mask (default 0, as in the paper)")
+    parser.add_argument("--memory-update", choices=sorted(UPDATES),
+                        help="how the encoder's memory is updated (set by the architecture)")
+    parser.add_argument("--memory-init-std", type=float, metavar="S",
+                        help="standard deviation of the initial memory (default: the scale of "
+                             "the embedded text: 1, or d^-0.5 with --no-scale-embedding)")
+    parser.add_argument("--memory-positions", action="store_true",
+                        help="number memory and text through: memory takes the first position "
+                             "codes, as in the authors' code (default: memory takes none)")
+    parser.add_argument("--memory-only", action="store_true",
+                        help="train nothing but memory and its controller, freeze the rest")
+    parser.add_argument("--memory-grow", action="store_true",
+                        help="accept a checkpoint with fewer memory tokens than asked for; the "
+                             "missing ones are freshly initialised")
+    # fmt: on
+
+
+def set_memory_defaults(args: Any, tokens: int, update: str = "shared") -> None:
+    """Fill in the options that the user, or an older checkpoint, did not give."""
+    args.memory_tokens = getattr(args, "memory_tokens", tokens)
+    args.memory_decoder_tokens = getattr(args, "memory_decoder_tokens", 0)
+    args.memory_update = getattr(args, "memory_update", update)
+    args.memory_init_std = getattr(args, "memory_init_std", None)
+    args.memory_positions = getattr(args, "memory_positions", False)
+    args.memory_only = getattr(args, "memory_only", False)
+    args.memory_grow = getattr(args, "memory_grow", False)
+
+
+def check_memory_options(args: Any) -> None:
+    """Refuse values that make no sense, wherever they come from (``--model-overrides`` too).
+
+    Raises:
+        UserError: names the option, its value and what to do.
+    """
+    for name in ("memory_tokens", "memory_decoder_tokens"):
+        count = getattr(args, name)
+        if not isinstance(count, int) or not 0 <= count <= MAX_MEMORY_TOKENS:
+            raise UserError(f"{name} is {count!r}; give a whole number from 0 to 4096")
+    if args.memory_update not in UPDATES:
+        raise UserError(
+            f"memory_update is {args.memory_update!r}; choose one of {', '.join(sorted(UPDATES))}"
+        )
+    if args.memory_init_std is not None and not 0 < args.memory_init_std < float("inf"):
+        raise UserError(
+            f"memory_init_std is {args.memory_init_std}; give a positive number, or leave it out: "
+            "with all slots equal (0) they would stay equal for ever"
+        )
+    memory = args.memory_tokens + args.memory_decoder_tokens
+    if args.memory_only and memory == 0:
+        raise UserError(
+            "memory_only trains nothing but memory, and there is none; give --memory-tokens"
+        )
+    if args.memory_positions and args.no_token_positional_embeddings:
+        raise UserError(
+            "memory_positions has no position codes to give with --no-token-positional-embeddings; "
+            "leave one of the two out"
+        )
+    if args.cross_self_attention and memory > 0:
+        raise UserError(
+            "--cross-self-attention concatenates the encoder's output with the decoder's input, "
+            "where memory has no place of its own; leave it out, or set --memory-tokens 0"
+        )
+
+
+def refuse_foreign_architecture(argv: list[str]) -> None:
+    """Say what to do when memory options meet an architecture that has none.
+
+    fairseq alone would say "unrecognized arguments", which does not tell that the architecture
+    is the cause.
+
+    Args:
+        argv: the command line without the program's name.
+
+    Raises:
+        UserError: ``--arch`` names a registered architecture that knows no memory.
+    """
+    from fairseq.models import ARCH_MODEL_REGISTRY
+
+    memory_options = [word.split("=")[0] for word in argv if word.startswith("--memory-")]
+    # fairseq itself has --memory-efficient-fp16 and --memory-efficient-bf16
+    memory_options = [word for word in memory_options if not word.startswith("--memory-efficient")]
+    if not memory_options:
+        return
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--arch", "-a")
+    arch = finder.parse_known_args(argv)[0].arch
+    ours = [name for name, model in ARCH_MODEL_REGISTRY.items() if hasattr(model, "has_memory")]
+    if arch in ARCH_MODEL_REGISTRY and arch not in ours:
+        raise UserError(
+            f"{memory_options[0]} needs an architecture with memory, and {arch} has none; "
+            f"choose --arch from: {', '.join(sorted(ours))}"
+        )
