@@ -1,0 +1,49 @@
+# The whole of the maintainer's day. `make` alone lists the targets.
+#
+#   PYTHON   makes the environment (default python3.11)
+#   VENV     the environment's folder (default .venv)
+
+VENV ?= .venv
+export PYTHON VENV
+
+# Runs a command with the environment's programs first.
+IN_VENV = PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH"
+
+.PHONY: help install quickstart test test-fast test-all lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo "  with PYTHON=python3.12 VENV=.venv312: another Python, another folder"
+
+install: ## make the environment with the tested versions (about 5 minutes; then nothing)
+	@scripts/install.sh
+
+quickstart: install ## German-English from raw text to BLEU (at most 10 minutes)
+	@$(IN_VENV) examples/quickstart/run.sh
+
+test: lint ## what must pass: lint, then all but the slow tests (under 15 minutes with installation)
+	$(IN_VENV) python -m pytest
+
+test-fast: install ## what to run at every save (under 2 minutes)
+	$(IN_VENV) python -m pytest -m "not slow and not cli"
+
+test-all: lint ## everything, the slow tests too
+	$(IN_VENV) python -m pytest --run-slow
+
+# Shell scripts: those that git tracks or would offer to add; without git, all there are.
+lint: install ## format, lint, types, shell scripts
+	$(IN_VENV) ruff format --check
+	$(IN_VENV) ruff check
+	$(IN_VENV) mypy fairseq_mem
+	{ git ls-files -z --cached --others --exclude-standard -- '*.sh' .ci/run 2>/dev/null \
+	    || find . -path './.?*' -prune -o -name '*.sh' -print0; } | $(IN_VENV) xargs -0 shellcheck
+
+bench: install ## measure against fairseq's own models
+	$(IN_VENV) python benchmarks/run.py
+
+clean: ## remove what was built; keep the environment, data, checkpoints, downloads
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find fairseq_mem examples benchmarks tests scripts -name __pycache__ -type d -prune \
+	    -exec rm -rf {} +
+	@echo "removed build products and caches; kept $(VENV) (rm -r $(VENV) removes it), data," \
+	    "checkpoints and downloads"

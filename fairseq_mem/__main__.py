@@ -1,0 +1,7 @@
+"""`python -m fairseq_mem` is `fairseq-mem`."""
+
+import sys
+
+from .tools.cli import main
+
+sys.exit(main())

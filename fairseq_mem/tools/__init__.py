@@ -1,0 +1,1 @@
+"""The `fairseq-mem` command: cli.py, and one file per sub-command."""

@@ -1,0 +1,81 @@
+"""The `fairseq-mem` command.
+
+A sub-command is one file of this folder and its name in COMMANDS. The file has
+`add_parser(subparsers)`, which adds and returns its parser, and `main(args)`, which may return an
+exit status. It is imported only when its command is called or all are listed, so what it needs
+beyond the package's own requirements belongs inside its `main`. What goes wrong for a reason that
+the user can mend is raised as `UserError`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from .. import __version__
+from ..errors import UserError
+
+COMMANDS: tuple[str, ...] = ()
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a usage error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class Version(argparse.Action):
+    """Prints the versions that matter in a bug report; looks them up only when asked."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        python = ".".join(str(part) for part in sys.version_info[:3])
+        others = [f"{package} {version(package)}" for package in ("fairseq-fixed", "torch")]
+        print(f"fairseq-mem {__version__}: {', '.join(others)}, Python {python}")
+        parser.exit()
+
+
+def print_user_dir(_: argparse.Namespace) -> None:
+    """Print the package's folder, for `--user-dir`."""
+    print(Path(__file__).resolve().parent.parent)
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """Return the parser, with every command in it or, to import no more than needed, with one."""
+    parser = Parser(
+        prog="fairseq-mem", description="Tools beside fairseq's own commands for memory tokens."
+    )
+    parser.add_argument("--version", action=Version, help="print the versions in use and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    user_dir = subparsers.add_parser(
+        "user-dir",
+        help="print the folder to give to fairseq's --user-dir",
+        description='For example: fairseq-train --user-dir "$(fairseq-mem user-dir)" ...',
+    )
+    user_dir.set_defaults(main=print_user_dir)
+
+    for name in COMMANDS:
+        if command in (name, None):
+            module = import_module(f".{name.replace('-', '_')}", __package__)
+            module.add_parser(subparsers).set_defaults(main=module.main)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv and argv[0] in ("user-dir", *COMMANDS) else None
+    args = build_parser(command).parse_args(argv)
+    try:
+        return args.main(args) or 0
+    except OSError as error:  # a file that is missing, a full disk
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt:
+        raise UserError("stopped") from None
