@@ -100,16 +100,18 @@ explain() { # the stage that failed: turns pip's log into one line
     local stage=$1 again="then run make install again (log: $log)"
     if grep -q 'No space left on device' "$log"; then
         fail "the disk is full ($stage): free some space, $again"
-    elif grep -qE 'NewConnectionError|ConnectionResetError|ConnectTimeout|ReadTimeout|Read timed out|ProxyError|SSLError|Failed to resolve|name resolution|Network is unreachable|connection error' "$log"; then
-        fail "no network ($stage): pip cannot reach its package index; connect, or set pip's proxy," \
-            "$again"
-    elif grep -q 'No matching distribution found' "$log"; then
-        fail "pip has no $(sed -n 's/.*No matching distribution found for //p' "$log" | tail -n 1) for" \
-            "Python $(version_of "$venv/bin/python") on this machine: try another Python, $again"
     elif grep -q 'Python\.h: No such file' "$log"; then
         fail "Python's headers are missing ($stage): install them (Debian: python3-dev), $again"
     elif grep -qE "(gcc|g\+\+|cc|c\+\+|clang)'?\"? failed: No such file|No such file or directory: '[^']*(gcc|g\+\+|cc|c\+\+)'" "$log"; then
         fail "a C++ compiler is missing ($stage): install one (Debian: g++), $again"
+    elif grep -qE '(NewConnection|NameResolution|ConnectTimeout|ReadTimeout|ConnectionReset|Proxy|SSL|IncompleteRead)Error|Read timed out|Connection refused' "$log"; then
+        fail "no network ($stage): pip cannot reach its package index; connect, or set pip's proxy," \
+            "$again"
+    elif grep -qE 'No matching distribution found for|Cannot install .* because' "$log"; then
+        local missing
+        missing=$(sed -nE 's/.*No matching distribution found for //p; s/.*Cannot install (.*) because.*/\1/p' "$log")
+        fail "pip finds no tested version of ${missing%%$'\n'*} for Python $(version_of "$venv/bin/python") ($stage):" \
+            "let pip reach its package index, or try another Python, $again"
     fi
     fail "$stage failed: $(tail -n 1 "$log") (log: $log)"
 }
