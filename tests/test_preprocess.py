@@ -1,0 +1,539 @@
+"""preprocess.sh: the libraries' own bytes, nothing half-written, nothing done twice."""
+
+import errno
+import importlib.util
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "preprocess.sh"
+CORPUS = ROOT / "fairseq_mem" / "tools" / "corpus.py"
+
+spec = importlib.util.spec_from_file_location("corpus", CORPUS)
+corpus = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(corpus)
+
+# What real text brings: quotes, dashes, abbreviations, numbers, markup, odd spaces.
+GERMAN = [
+    "„Er kam“, sagte sie, „z. B. um 8.30 Uhr“ - und ging.",
+    "Dr. Meier zahlte 1.000,50 € (ca. 20 %) an die Müller-Lüdenscheidt GmbH & Co. KG.",
+    "Das ist's, was ich »immer« gesagt habe … nicht wahr?",
+    "Siehe Nr. 3, Abs. 2 und §\u00a05\u00a0: die E-Mail-Adresse lautet a.b@example.org!",
+    "Preise: 5 000 Euro, 10\u00a0000 Mark; <b>fett</b> | senkrecht [Klammer] {geschweift}",
+    "Ein   Satz\tmit  Lücken ; und Zeichen : so ! oder ?",
+    "Am 3. Oktober 1990 (Mittwoch) – um 0.00 Uhr — war's so weit...",
+    "Und Jehova redete zu Mose und sprach: Rede zu den Kindern Israel und sage ihnen.",
+    "‚Halb‘ zitiert, ´so` und ''doppelt'' und \"gerade\", \"Punkt.\" Ende",
+    "Größe: 3 x 4 cm, 37 ºC, 5 nº 7 und 日本語 dazu \U0001f600.",
+]
+ENGLISH = [
+    '"He came," she said, "at about 8:30 a.m." - and left.',
+    "Dr. Smith paid $1,000.50 (approx. 20 %) to Miller & Sons Inc. in the U.S.",
+    "That’s what I`ve “always” said… isn't it?",
+    "See No. 3, para. 2 and §\u00a05\u00a0: the e-mail address is a.b@example.org!",
+    "Prices: 5 000 euros, 10\u00a0000 marks; <b>bold</b> | bar [bracket] {brace}",
+    "A   sentence\twith  gaps ; and marks : so ! or ?",
+    "On 3 October 1990 (Wednesday) – at midnight — it was time...",
+    "Yahweh spoke to Moses, saying, 'Speak to the children of Israel, and tell them.'",
+    "‘Half’ quoted, ´so` and ''double'' and \"straight\", \"stop.\" End",
+    "Size: 3 x 4 cm, 37 ºC, 5 nº 7 and 日本語 with it \U0001f600.",
+]
+
+
+def sentences(base: list[str], count: int) -> str:
+    """Lines that all differ and keep what is hard about `base`."""
+    lines = []
+    for i in range(count):
+        first, second = base[i % len(base)], base[i // len(base) % len(base)]
+        lines.append(f"{first} {i} {second}" if i % 3 else first + str(i))
+    return "\n".join(lines) + "\n"
+
+
+def write_pair(folder: Path, name: str, count: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    prefix = folder / name
+    Path(f"{prefix}.de").write_text(sentences(GERMAN, count), encoding="utf-8")
+    Path(f"{prefix}.en").write_text(sentences(ENGLISH, count), encoding="utf-8")
+    return prefix
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A folder of small raw text: train, valid and test."""
+    for name, count in (("train", 300), ("valid", 20), ("test", 20)):
+        write_pair(tmp_path / "raw", name, count)
+    return tmp_path / "raw"
+
+
+def command(raw: Path, out: Path, *options: object) -> list[str]:
+    words = [SCRIPT, "-s", "de", "-t", "en", "--out", out, "--bpe", 100, "--workers", 2]
+    for split in ("train", "valid", "test"):
+        words += [f"--{split}", raw / split]
+    return [str(word) for word in (*words, *options)]
+
+
+def preprocess(raw: Path, out: Path, *options: object, **kwargs) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run(
+        command(raw, out, *options), env=environment, capture_output=True, text=True, **kwargs
+    )
+
+
+def run_corpus(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(CORPUS), *map(str, words)], capture_output=True, text=True
+    )
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+def refused(done: subprocess.CompletedProcess, *says: str) -> None:
+    """Failed, with one last line that holds cause and remedy, and no traceback."""
+    assert done.returncode != 0
+    for text in says:
+        assert text in last_line(done), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def library(*words: object, text: bytes) -> bytes:
+    """What a library's own command line makes of `text`."""
+    path = Path(sys.executable).parent / str(words[0])
+    return subprocess.run(
+        [str(path), *map(str, words[1:])], input=text, capture_output=True, check=True
+    ).stdout
+
+
+# ---------------------------------------------------------------- the same bytes
+
+
+def test_equals_the_libraries_own_commands(tmp_path):
+    count = 2 * corpus.CHUNK_LINES + 345  # several chunks, the last one not full
+    prefix = write_pair(tmp_path, "train", count)
+    # Windows line ends, and no newline at the very end.
+    german = Path(f"{prefix}.de").read_bytes().replace(b"Ende\n", b"Ende\r\n").rstrip(b"\n")
+    Path(f"{prefix}.de").write_bytes(german)
+    done = run_corpus(
+        "tokenize", "--source-lang", "de", "--target-lang", "en", "--workers", 2,
+        f"{prefix}.de", f"{prefix}.en", tmp_path / "tok",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for language in ("de", "en"):
+        expected = library(
+            "sacremoses", "-l", language, "-j", 1, "-q", "normalize", "tokenize", "-a",
+            text=Path(f"{prefix}.{language}").read_bytes(),
+        )  # fmt: skip
+        tokenized = (tmp_path / f"tok.{language}").read_bytes()
+        assert tokenized == expected
+        assert tokenized.count(b"\n") == count
+
+    files = [tmp_path / "tok.de", tmp_path / "tok.en"]
+    run_corpus("learn-bpe", "--merges", 200, "--workers", 2, "--output", tmp_path / "code", *files)
+    library(
+        "subword-nmt", "learn-joint-bpe-and-vocab", "-s", 200, "-o", tmp_path / "expected_code",
+        "--write-vocabulary", tmp_path / "v1", tmp_path / "v2", "-i", *files, text=b"",
+    )  # fmt: skip
+    assert (tmp_path / "code").read_bytes() == (tmp_path / "expected_code").read_bytes()
+
+    for file in files:
+        done = run_corpus(
+            "apply-bpe", "--codes", tmp_path / "code", "--workers", 2, file, f"{file}.bpe"
+        )
+        assert done.returncode == 0, done.stderr
+        expected = library(
+            "subword-nmt", "apply-bpe", "-c", tmp_path / "code", text=file.read_bytes()
+        )
+        assert Path(f"{file}.bpe").read_bytes() == expected
+
+
+def test_only_a_few_chunks_are_in_memory():
+    taken = []
+
+    class Pool:
+        def submit(self, work, chunk):
+            class Done:
+                def result(self):
+                    return work(chunk)
+
+            return Done()
+
+    def chunks():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    for given, number in enumerate(corpus.in_order(Pool(), lambda chunk: chunk, chunks(), 2)):
+        assert number == given
+        assert len(taken) - given <= 8
+
+
+def test_cleaning_counts_each_rule(tmp_path):
+    pairs = [
+        ("ein Haus", "a house"),
+        ("", "nothing"),
+        ("a b c d e f", "a b c d e f"),
+        ("a b c d", "a b"),
+        ("a b c", "a b"),
+    ]
+    for column, language in enumerate(("de", "en")):
+        lines = "".join(pair[column] + "\n" for pair in pairs)
+        (tmp_path / f"raw.{language}").write_text(lines)
+    done = run_corpus(
+        "tokenize", "--source-lang", "de", "--target-lang", "en", "--clean", "--max-words", 5,
+        tmp_path / "raw.de", tmp_path / "raw.en", tmp_path / "tok",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tok.de").read_text() == "ein Haus\na b c\n"
+    assert (tmp_path / "tok.en").read_text() == "a house\na b\n"
+    assert (tmp_path / "tok.counts").read_text() == (
+        "5 pairs read, 2 kept; dropped: 1 longer than 5, 1 of a length ratio above 1.5, "
+        "1 shorter than 1\n"
+    )
+
+
+def test_nothing_left_after_cleaning(tmp_path):
+    (tmp_path / "raw.de").write_text("a b c d\n")
+    (tmp_path / "raw.en").write_text("a\n")
+    done = run_corpus(
+        "tokenize", "--source-lang", "de", "--target-lang", "en", "--clean",
+        tmp_path / "raw.de", tmp_path / "raw.en", tmp_path / "tok",
+    )  # fmt: skip
+    refused(done, "no pair is left of 1", "widen the limits")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.de", "raw.en"]
+
+
+# ---------------------------------------------------------------- the whole script
+
+
+@pytest.mark.cli
+def test_data_is_complete_and_made_once(raw, tmp_path):
+    out = tmp_path / "data with a space"
+    done = preprocess(raw, out)
+    assert done.returncode == 0, done.stderr
+    assert "train: 300 pairs read, 300 kept" in done.stdout
+    assert "+ fairseq-preprocess" in done.stdout  # commands are shown
+    for split in ("train", "valid", "test"):
+        for language in ("de", "en"):
+            assert (out / f"{split}.de-en.{language}.bin").stat().st_size > 0
+    # Validation and test text stay line by line.
+    assert (out / "text/test.bpe.en").read_text().count("\n") == 20
+    assert (out / "dict.de.txt").read_bytes() == (out / "dict.en.txt").read_bytes()
+    assert not (out / "partial").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = preprocess(raw, out)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+    refused(preprocess(raw, out, "--bpe", 50), "other options or text", "--redo")
+    with open(raw / "train.de", "a") as german, open(raw / "train.en", "a") as english:
+        german.write("Noch ein Satz.\n")
+        english.write("One more sentence.\n")
+    changed = preprocess(raw, out)
+    refused(changed, "other options or text", "--redo")
+    assert "asked for train.de" in changed.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+    redone = preprocess(raw, out, "--redo")
+    assert redone.returncode == 0, redone.stderr
+    assert "301 kept" in (out / "text/train.counts").read_text()
+
+
+@pytest.mark.cli
+def test_fairseq_treats_raw_text_as_the_training_text_was(raw, tmp_path):
+    from fairseq.data.encoders.moses_tokenizer import MosesTokenizer, MosesTokenizerConfig
+    from fairseq.data.encoders.subword_nmt_bpe import SubwordNMTBPE, SubwordNMTBPEConfig
+
+    out = tmp_path / "data"
+    done = preprocess(raw, out, "--no-normalize", "--separate")
+    assert done.returncode == 0, done.stderr
+    moses = MosesTokenizer(MosesTokenizerConfig(source_lang="de", target_lang="en"))
+    bpe = SubwordNMTBPE(SubwordNMTBPEConfig(bpe_codes=str(out / "code")))
+    raw_lines = (raw / "test.de").read_text(encoding="utf-8").split("\n")[:-1]
+    prepared = (out / "text/test.bpe.de").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [bpe.encode(moses.encode(line)) for line in raw_lines] == prepared
+    # --separate: each language has its own dictionary.
+    assert (out / "dict.de.txt").read_bytes() != (out / "dict.en.txt").read_bytes()
+
+
+@pytest.mark.cli
+def test_continues_after_a_kill(raw, tmp_path):
+    write_pair(raw, "train", 3000)
+    out = tmp_path / "data"
+    process = subprocess.Popen(
+        command(raw, out),
+        env={**os.environ, "PYTHON": sys.executable},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not (out / "partial/text/valid.counts").exists():
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (out / "settings.txt").exists()
+    resumed = preprocess(raw, out)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Continuing an unfinished run" in resumed.stdout
+    assert "partial/text/train\n" not in resumed.stdout  # not tokenised again
+
+    straight = tmp_path / "straight"
+    assert preprocess(raw, straight).returncode == 0
+    for path in straight.rglob("*"):
+        if path.is_file() and path.name != "preprocess.log":
+            assert (out / path.relative_to(straight)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.cli
+def test_unfinished_run_with_other_options_is_discarded(raw, tmp_path):
+    out = tmp_path / "data"
+    (out / "partial/text").mkdir(parents=True)
+    (out / "partial/settings.txt").write_text("bpe 7\n")
+    (out / "partial/text/train.counts").write_text("stale\n")
+    done = preprocess(raw, out)
+    assert done.returncode == 0, done.stderr
+    assert "made with bpe 7" in done.stdout and "is discarded" in done.stdout
+    assert "stale" not in (out / "text/train.counts").read_text()
+
+
+def test_ctrl_c_leaves_no_partial_file(tmp_path):
+    prefix = write_pair(tmp_path, "train", 40_000)
+    process = subprocess.Popen(
+        [sys.executable, CORPUS, "tokenize", "--source-lang", "de", "--target-lang", "en",
+         "--workers", "2", f"{prefix}.de", f"{prefix}.en", tmp_path / "tok"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "tok.de.partial").exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1].endswith("run the same command again to continue")
+    assert not list(tmp_path.glob("tok*"))
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_missing_file(raw, tmp_path, split):
+    (raw / f"{split}.en").unlink()
+    refused(preprocess(raw, tmp_path / "data"), f"{split}.en", "No such file", "check the prefix")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_empty_file(raw, tmp_path, split):
+    (raw / f"{split}.de").write_bytes(b"")
+    refused(preprocess(raw, tmp_path / "data"), f"{split}.de is empty", "one sentence a line")
+    assert not (tmp_path / "data").exists()
+
+
+def test_unequal_line_counts(raw, tmp_path):
+    with open(raw / "valid.en", "a") as file:
+        file.write("One line too many.\n")
+    refused(
+        preprocess(raw, tmp_path / "data"),
+        "unequal numbers of lines", "valid.de has 20", "valid.en has 21",
+    )  # fmt: skip
+    assert not (tmp_path / "data").exists()
+
+
+def test_invalid_utf8_names_the_line(raw, tmp_path):
+    lines = (raw / "train.de").read_bytes().splitlines(keepends=True)
+    lines[122] = "Größe\n".encode("latin-1")
+    (raw / "train.de").write_bytes(b"".join(lines))
+    refused(preprocess(raw, tmp_path / "data"), "train.de, line 123", "not valid UTF-8", "iconv")
+    assert not (tmp_path / "data").exists()
+
+
+def test_invalid_utf8_far_into_the_file(tmp_path):
+    line = b"a line of forty characters, more or less\n"
+    (tmp_path / "far").write_bytes(line * 60_000 + b"\xff\n" + line)
+    refused(run_corpus("check", tmp_path / "far"), "line 60001", "0xff")
+
+
+def test_carriage_return_inside_a_kept_line(raw, tmp_path):
+    lines = (raw / "test.en").read_bytes().splitlines(keepends=True)
+    lines[4] = b"one\rtwo\n"
+    (raw / "test.en").write_bytes(b"".join(lines))
+    refused(preprocess(raw, tmp_path / "data"), "test.en, line 5", "carriage return")
+
+
+def replace_line(path: Path, number: int, line: str) -> None:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    lines[number - 1] = line
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.cli
+def test_very_long_training_line_is_dropped_and_counted(raw, tmp_path):
+    replace_line(raw / "train.de", 7, "wort " * 10_000)
+    out = tmp_path / "data"
+    done = preprocess(raw, out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "text/train.counts").read_text() == (
+        "300 pairs read, 299 kept; dropped: 1 longer than 250\n"
+    )
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_very_long_kept_line_is_refused(raw, tmp_path, split):
+    replace_line(raw / f"{split}.de", 7, "wort " * 10_000)
+    refused(
+        preprocess(raw, tmp_path / "data"),
+        f"{split}.de, line 7", "10,000 words", "takes 1,023", "--max-positions",
+    )  # fmt: skip
+    assert not (tmp_path / "data").exists()
+
+
+def test_kept_line_that_bpe_makes_too_long_is_refused(raw, tmp_path):
+    # Few words, but many BPE tokens.
+    replace_line(raw / "valid.de", 3, " ".join(["xyzzyxyzzyxyzzyxyzzy"] * 40))
+    refused(
+        preprocess(raw, tmp_path / "data", "--max-positions", 200),
+        "valid.de, line 3", "BPE tokens", "takes 199",
+    )  # fmt: skip
+    assert not (tmp_path / "data/settings.txt").exists()
+
+
+# ---------------------------------------------------------------- bad folders, full disks
+
+
+def test_folder_of_foreign_files(raw, tmp_path):
+    out = tmp_path / "data"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    refused(preprocess(raw, out), "didn't make", "choose another --out")
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def mounted(folder: Path, options: str) -> None:
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+
+
+def test_read_only_folder(raw, tmp_path):
+    folder = tmp_path / "sealed"
+    if os.geteuid() == 0:  # root may write whatever the mode says
+        mounted(folder, "ro")
+    else:
+        folder.mkdir(mode=0o555)
+    try:
+        refused(preprocess(raw, folder / "data"), "cannot make", "choose an --out")
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_folder_that_cannot_be_made(raw, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(preprocess(raw, tmp_path / "file/data"), "cannot make", "choose an --out")
+
+
+def test_full_disk_while_tokenising(raw, tmp_path):
+    text = tmp_path / "data/partial/text"
+    text.mkdir(parents=True)
+    (text / "train.en.partial").symlink_to("/dev/full")
+    refused(preprocess(raw, tmp_path / "data"), "No space left on device", "free some space")
+    assert not list(text.iterdir())
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("kib", [120, 360])
+def test_full_disk_at_any_stage(raw, tmp_path, kib):
+    """However much fits, the run fails with a clear line and ends well with more space."""
+    folder = tmp_path / "small"
+    mounted(folder, f"size={kib}k")
+    try:
+        done = preprocess(raw, folder / "data")
+        assert done.returncode != 0
+        assert "free" in last_line(done) or "full" in last_line(done), done.stderr
+        assert not (folder / "data/settings.txt").exists()
+        subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
+        resumed = preprocess(raw, folder / "data")
+        assert resumed.returncode == 0, resumed.stderr
+        assert "Continuing an unfinished run" in resumed.stdout
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_file_that_grows_too_large(raw, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = preprocess(raw, tmp_path / "data", preexec_fn=limit)
+    refused(done, "cannot write", "File too large")
+
+
+def test_written_removes_what_it_began(tmp_path):
+    with pytest.raises(corpus.CorpusError, match="free some space and run again"):
+        with corpus.written(str(tmp_path / "a"), str(tmp_path / "b")) as (a, _):
+            a.write(b"begun")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_notices_lost_data(tmp_path):
+    (tmp_path / "text").write_text("a b\nc\n")
+    sizes = (3).to_bytes(4, "little") + (2).to_bytes(4, "little")
+    index = corpus.INDEX_HEADER.pack(b"MMIDIDX\0\0", 1, 8, 2) + sizes + bytes(16)
+    (tmp_path / "data.idx").write_bytes(index)
+    (tmp_path / "data.bin").write_bytes(bytes(10))
+    assert run_corpus("verify", tmp_path / "text", tmp_path / "data").returncode == 0
+    (tmp_path / "data.bin").write_bytes(bytes(8))
+    refused(run_corpus("verify", tmp_path / "text", tmp_path / "data"), "don't hold the 2 lines")
+    (tmp_path / "data.idx").write_bytes(index[:20])
+    refused(run_corpus("verify", tmp_path / "text", tmp_path / "data"), "is the disk full?")
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_help_names_every_option():
+    done = subprocess.run([str(SCRIPT), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for line in SCRIPT.read_text().splitlines():
+        option = line.strip().split(")")[0]
+        if option.startswith("--") and ") " in line:
+            assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--bpe", "0"], "--bpe 0: give a whole number above 0"),
+        (["--max-ratio", "x"], "--max-ratio x: give a number"),
+        (["--target", "de"], "give two languages"),
+        (["--out", "a:b"], "with , or : in its name"),
+        (["--frobnicate", "1"], "unknown option --frobnicate"),
+        (["--bpe"], "--bpe needs a value"),
+        (["--train", ""], "--train is missing"),
+    ],
+)
+def test_options_are_checked(raw, tmp_path, options, says):
+    refused(preprocess(raw, tmp_path / "data", *options), says)
+
+
+def test_python_without_the_libraries(raw, tmp_path):
+    done = subprocess.run(
+        command(raw, tmp_path / "data"),
+        env={**os.environ, "PYTHON": "/nowhere/python"},
+        capture_output=True,
+        text=True,
+    )
+    refused(done, "/nowhere/python", "make install")
