@@ -102,7 +102,7 @@ explain() { # the stage that failed: turns pip's log into one line
         fail "the disk is full ($stage): free some space, $again"
     elif grep -q 'Python\.h: No such file' "$log"; then
         fail "Python's headers are missing ($stage): install them (Debian: python3-dev), $again"
-    elif grep -qE "(gcc|g\+\+|cc|c\+\+|clang)'?\"? failed: No such file|No such file or directory: '[^']*(gcc|g\+\+|cc|c\+\+)'" "$log"; then
+    elif grep -q 'Failed building wheel' "$log" && ! command -v "${CXX:-g++}" >/dev/null; then
         fail "a C++ compiler is missing ($stage): install one (Debian: g++), $again"
     elif grep -qE '(NewConnection|NameResolution|ConnectTimeout|ReadTimeout|ConnectionReset|Proxy|SSL|IncompleteRead)Error|Read timed out|Connection refused' "$log"; then
         fail "no network ($stage): pip cannot reach its package index; connect, or set pip's proxy," \

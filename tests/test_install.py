@@ -68,7 +68,10 @@ def site_packages(environment):
 
 
 def stand_in_for_pip(environment):
-    """A pip that notes its arguments in calls.txt, and fails when one of them is in fail.txt."""
+    """A pip that notes its arguments in calls.txt.
+
+    It fails when one of them is the first line of fail.txt, with the second line as its message.
+    """
     package = site_packages(environment) / "pip"
     package.mkdir()
     (package / "__main__.py").write_text(
@@ -79,8 +82,8 @@ if "install" in sys.argv:
     with open(home / "calls.txt", "a") as calls:
         print(*sys.argv[1:], file=calls)
     fail = home / "fail.txt"
-    if fail.exists() and fail.read_text() in sys.argv:
-        sys.exit("ERROR: the stand-in fails")
+    if fail.exists() and fail.read_text().splitlines()[0] in sys.argv:
+        sys.exit(fail.read_text().splitlines()[1])
     command = home / "bin" / "fairseq-mem"
     command.write_text("#!/bin/sh\\necho fairseq-mem 0: a stand-in\\n")
     command.chmod(0o755)
@@ -202,7 +205,7 @@ def test_interrupted_installation_is_finished(environment, checkout):
     assert make_install(checkout, VENV=environment)[0] == 0
     with open(checkout / "setup.py", "a") as setup:
         setup.write("# changed\n")
-    (environment / "fail.txt").write_text("fairseq-fixed")
+    (environment / "fail.txt").write_text("fairseq-fixed\nERROR: the stand-in fails")
     status, last, _ = make_install(checkout, VENV=environment)
     assert status != 0
     assert last == (
@@ -214,6 +217,27 @@ def test_interrupted_installation_is_finished(environment, checkout):
     status, last, _ = make_install(checkout, VENV=environment)
     assert (status, last.split(":")[1]) == (0, " done")
     assert len(calls.read_text().splitlines()) == before + 3
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("OSError: [Errno 28] No space left on device", "the disk is full (3/4 fairseq-fixed)"),
+        ("fatal error: Python.h: No such file or directory", "Python's headers are missing"),
+        ("ERROR: Failed building wheel for fairseq-fixed", "a C++ compiler is missing"),
+        ("NameResolutionError: Failed to resolve", "no network (3/4 fairseq-fixed)"),
+        ("ERROR: No matching distribution found for fairseq-fixed", "pip finds no tested version"),
+        ("ERROR: of another kind", "3/4 fairseq-fixed failed: ERROR: of another kind"),
+    ],
+)
+def test_cause_and_log_are_named(environment, checkout, monkeypatch, message, cause):
+    stand_in_for_pip(environment)
+    (environment / "fail.txt").write_text(f"fairseq-fixed\n{message}")
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    status, last, _ = make_install(checkout, VENV=environment)
+    assert status != 0
+    assert last.startswith(f"error: {cause}")
+    assert last.endswith(f"(log: {environment}/install.log)")
 
 
 def test_another_python_than_the_environment_was_made_with(environment, tmp_path):
