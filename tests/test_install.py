@@ -203,8 +203,8 @@ def test_second_run_does_nothing_until_something_changes(environment, checkout):
 def test_interrupted_installation_is_finished(environment, checkout):
     calls = stand_in_for_pip(environment)
     assert make_install(checkout, VENV=environment)[0] == 0
-    with open(checkout / "setup.py", "a") as setup:
-        setup.write("# changed\n")
+    setup = (checkout / "setup.py").read_text()
+    (checkout / "setup.py").write_text(f"{setup}# changed\n")
     (environment / "fail.txt").write_text("fairseq-fixed\nERROR: the stand-in fails")
     status, last, _ = make_install(checkout, VENV=environment)
     assert status != 0
@@ -213,6 +213,7 @@ def test_interrupted_installation_is_finished(environment, checkout):
         f" (log: {environment}/install.log)"
     )
     (environment / "fail.txt").unlink()
+    (checkout / "setup.py").write_text(setup)  # as before, the environment is not
     before = len(calls.read_text().splitlines())
     status, last, _ = make_install(checkout, VENV=environment)
     assert (status, last.split(":")[1]) == (0, " done")
