@@ -47,7 +47,7 @@ class FusedAttention(MultiheadAttention):
     Parameters, their names and their initialisation are those of fairseq's class.
     """
 
-    def forward(  # noqa: D417  (fairseq's signature; what is not described is as there)
+    def forward(
         self,
         query: Tensor,
         key: Tensor | None,

@@ -87,24 +87,22 @@ class MemTransformerDecoder(TransformerDecoderBase):
         text, codes = self._embed(prev_output_tokens, incremental_state)
         x = text.transpose(0, 1)  # T x B x C
         length = x.size(0)
+        padding = prev_output_tokens[:, -length:].eq(self.padding_idx)
         memory = 0
         if self.memory is not None and not self._has_cache(incremental_state):
             memory = self.memory.tokens
             x = self.memory.prepend(x, codes)
+            padding = self.memory.prepend_padding(padding)
 
         mask = None
         if incremental_state is None:
             mask = causal_mask(memory, length, x.device, full_context_alignment)
         elif memory > 0:
             mask = causal_mask(memory, length, x.device)
-        padding: Tensor | None = prev_output_tokens[:, -length:].eq(self.padding_idx)
-        if not padding.any():
-            padding = None
-        elif memory > 0:
-            padding = self.memory.prepend_padding(padding)
+        has_padding = bool(padding.any())
 
         attn: Tensor | None = None
-        inner_states = [x[memory:]]
+        inner_states: list[Tensor | None] = [x[memory:]]
         for index, layer in enumerate(self.layers):
             wanted = index == alignment_layer
             x, layer_attn, _ = layer(
@@ -113,7 +111,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
                 source_padding,
                 incremental_state,
                 self_attn_mask=mask,
-                self_attn_padding_mask=padding,
+                self_attn_padding_mask=padding if has_padding else None,
                 need_attn=wanted,
                 need_head_weights=wanted,
             )
@@ -140,7 +138,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
             offset = 0
             numbered = tokens
             if self.memory is not None and self.memory.takes_positions:
-                offset = int(self.memory.position_offset)
+                offset = self.memory.text_offset
                 numbered = self.memory.numbered_through(tokens, self.padding_idx)
                 if not self._has_cache(incremental_state):
                     codes = self.embed_positions(numbered[:1])[0, : self.memory.tokens]
@@ -170,7 +168,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
     def max_positions(self) -> int:
         """Longest target, in tokens; memory that takes codes takes them from a learned table."""
         longest = super().max_positions()
-        if self.memory is not None and self.memory.takes_positions and self.embed_positions:
-            free = self.embed_positions.max_positions - int(self.memory.position_offset)
+        if self.memory is not None and self.memory.takes_positions:
+            free = self.embed_positions.max_positions - self.memory.text_offset
             longest = min(longest, free)
         return longest

@@ -41,7 +41,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
         if token_embedding is None:
             token_embedding = self.embed_tokens(src_tokens)
         embed = self.embed_scale * token_embedding
-        x = embed + self._codes(src_tokens)[:, int(self.memory.position_offset) :]
+        x = embed + self._codes(src_tokens)[:, self.memory.text_offset :]
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
         x = self.dropout_module(x)
@@ -50,7 +50,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
         return x, embed
 
     def _codes(self, src_tokens: Tensor) -> Tensor:
-        """Position codes of memory and text: B x (position_offset+T) x C."""
+        """Position codes of memory and text: B x (text_offset+T) x C."""
         return self.embed_positions(self.memory.numbered_through(src_tokens, self.padding_idx))
 
     def forward(
@@ -115,7 +115,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
     def max_positions(self) -> int:
         """Longest text, in tokens; memory that takes codes takes them from a learned table."""
         longest = super().max_positions()
-        if self.memory.takes_positions and self.embed_positions is not None:
-            free = self.embed_positions.max_positions - int(self.memory.position_offset)
+        if self.memory.takes_positions:
+            free = self.embed_positions.max_positions - self.memory.text_offset
             longest = min(longest, free)
         return longest

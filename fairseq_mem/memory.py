@@ -26,8 +26,10 @@ class MemoryTokens(nn.Module):
         embed_dim: C.
         std: of the initial vectors; the scale of the embedded text is the right one.
         takes_positions: slot i takes position code i, and text is numbered on from
-            ``position_offset``, which stays what it was in training when fewer slots are used.
+            ``text_offset``, which stays what it was in training when fewer slots are used.
     """
+
+    position_offset: Tensor
 
     def __init__(self, tokens: int, embed_dim: int, std: float, takes_positions: bool) -> None:
         super().__init__()
@@ -60,13 +62,18 @@ class MemoryTokens(nn.Module):
         """Extend a padding mask (B x T, True at padding) to B x (m+T): memory is never padded."""
         return torch.cat([padding.new_zeros(padding.size(0), self.tokens), padding], dim=1)
 
+    @property
+    def text_offset(self) -> int:
+        """Number of position codes in front of the text's first."""
+        return int(self.position_offset) if self.takes_positions else 0
+
     def numbered_through(self, tokens: Tensor, padding_idx: int) -> Tensor:
-        """Put ``position_offset`` words in front of ``tokens`` (B x T), for the position table.
+        """Put ``text_offset`` words in front of ``tokens`` (B x T), for the position table.
 
         What the words are does not matter, only that they are not padding: fairseq's position
         modules count words.
         """
-        words = tokens.new_full((tokens.size(0), int(self.position_offset)), padding_idx + 1)
+        words = tokens.new_full((tokens.size(0), self.text_offset), padding_idx + 1)
         return torch.cat([words, tokens], dim=1)
 
 
@@ -98,7 +105,9 @@ def causal_mask(
     return mask
 
 
-def fit_checkpoint(state: dict[str, Any], name: str, memory: MemoryTokens | None, grow: bool) -> None:
+def fit_checkpoint(
+    state: dict[str, Any], name: str, memory: MemoryTokens | None, grow: bool
+) -> None:
     """Make the memory in a checkpoint fit the model, in place, before it is loaded.
 
     As many slots as the model has are taken from the front; a model without memory drops them.

@@ -1,0 +1,1 @@
+"""Slow, obvious implementations, against which the fast ones are checked."""

@@ -1,0 +1,331 @@
+"""fairseq's commands with the plugin, as users run them."""
+
+import ast
+import random
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from commands import (
+    EVERY_SENTENCE,
+    ROOT,
+    SMOOTHED,
+    USER_DIR,
+    fairseq,
+    hypotheses,
+    last_line,
+    run,
+    train,
+)
+
+import fairseq_mem  # noqa: F401  (lets torch.load read fairseq's checkpoints)
+
+pytestmark = pytest.mark.cli
+
+ADAPTIVE = ["adaptive_loss", "--ddp-backend", "legacy_ddp"]
+MEMORY = ["--memory-tokens", "4", "--memory-decoder-tokens", "2", "--share-all-embeddings"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Binarised parallel text: a source of numbers, the same numbers in words as the target."""
+    folder = tmp_path_factory.mktemp("text")
+    numbers = random.Random(0)
+    names = "null eins zwei drei vier fünf sechs sieben acht neun".split()
+    for split, lines in (("train", 120), ("valid", 20), ("test", 12)):
+        source, target = [], []
+        for _ in range(lines):
+            digits = [numbers.randrange(10) for _ in range(numbers.randrange(2, 8))]
+            source.append(" ".join(map(str, digits)))
+            target.append(" ".join(names[digit] for digit in digits))
+        (folder / f"{split}.de").write_text("\n".join(source) + "\n", encoding="utf-8")
+        (folder / f"{split}.en").write_text("\n".join(target) + "\n", encoding="utf-8")
+    run(
+        "fairseq-preprocess", "-s", "de", "-t", "en", "--trainpref", folder / "train",
+        "--validpref", folder / "valid", "--testpref", folder / "test", "--joined-dictionary",
+        "--destdir", folder / "bin",
+    )  # fmt: skip
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def model(data, tmp_path_factory):
+    """A folder with checkpoints of two epochs, memory on both sides, and the training's log."""
+    folder = tmp_path_factory.mktemp("model")
+    done = train(data, folder, *MEMORY, "--max-epoch", "2")
+    (folder / "log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stock(data, tmp_path_factory):
+    """A checkpoint of fairseq's own ``transformer`` of the same size."""
+    folder = tmp_path_factory.mktemp("stock")
+    train(data, folder, "--share-all-embeddings", "--max-epoch", "1", arch="transformer")
+    return folder / "checkpoint_last.pt"
+
+
+def generate(data, checkpoint, *arguments, **kwargs):
+    return fairseq(
+        "generate", data, "--path", checkpoint, "--cpu", "--batch-size", "5", *EVERY_SENTENCE,
+        *arguments, **kwargs,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def translated(data, model):
+    """What ``fairseq-generate`` prints for the test set, beam 4."""
+    return hypotheses(generate(data, model / "checkpoint_last.pt", "--beam", "4").stdout)
+
+
+def test_training_says_what_it_trains(model):
+    log = (model / "log").read_text(encoding="utf-8")
+    assert "MemoryTokens(4" in log and "MemoryTokens(2" in log
+    assert "end of epoch 2" in log
+
+
+def test_a_fresh_process_gets_the_loss_that_training_reported(data, model):
+    log = (model / "log").read_text(encoding="utf-8")
+    trained = re.findall(r"valid \| epoch 002 .*?\| nll_loss ([\d.]+)", log)
+    done = fairseq(
+        "validate", data, "--path", model / "checkpoint_last.pt", "--cpu", "--batch-size", "20",
+        "--task", "translation", "--valid-subset", "valid", *EVERY_SENTENCE,
+    )  # fmt: skip
+    validated = re.findall(r"\| nll_loss ([\d.]+)", done.stdout + done.stderr)
+    assert len(trained) == len(validated) == 1
+    assert float(validated[0]) == pytest.approx(float(trained[0]), abs=2e-3)
+
+
+def test_generation_does_not_depend_on_the_batch(data, model, translated):
+    assert len(translated) == 12
+    alone = generate(data, model / "checkpoint_last.pt", "--beam", "4", "--batch-size", "1")
+    for batched, single in zip(translated, hypotheses(alone.stdout), strict=True):
+        assert batched.split("\t")[2] == single.split("\t")[2]
+        assert float(batched.split("\t")[1]) == pytest.approx(
+            float(single.split("\t")[1]), abs=1e-4
+        )
+
+
+def test_interactive_translates_raw_lines(data, model, translated):
+    lines = (data.parent / "test.de").read_text(encoding="utf-8")
+    done = fairseq(
+        "interactive", data, "--path", model / "checkpoint_last.pt", "--cpu", "--beam", "4",
+        stdin=lines,
+    )  # fmt: skip
+    told = [line.split("\t")[2] for line in hypotheses(done.stdout)]
+    assert told == [line.split("\t")[2] for line in translated]
+
+
+def test_beam_scores_are_those_of_the_reference_scorer(data, model, translated, tmp_path):
+    """``--score-reference`` of the very hypotheses, teacher-forced, gives the beam's scores."""
+    for suffix in ("de", "en"):
+        shutil.copy(data / f"dict.{suffix}.txt", tmp_path)
+    shutil.copy(data.parent / "test.de", tmp_path / "test.de")
+    words = [line.split("\t")[2] for line in translated]
+    (tmp_path / "test.en").write_text("\n".join(words) + "\n", encoding="utf-8")
+    run(
+        "fairseq-preprocess", "-s", "de", "-t", "en", "--testpref", tmp_path / "test",
+        "--srcdict", tmp_path / "dict.de.txt", "--joined-dictionary", "--destdir",
+        tmp_path / "bin",
+    )  # fmt: skip
+    done = generate(tmp_path / "bin", model / "checkpoint_last.pt", "--score-reference")
+    for beam, reference in zip(translated, hypotheses(done.stdout), strict=True):
+        assert float(beam.split("\t")[1]) == pytest.approx(
+            float(reference.split("\t")[1]), abs=2e-3
+        )
+
+
+def test_alignments_point_at_source_words(data, model):
+    done = generate(data, model / "checkpoint_last.pt", "--beam", "2", "--print-alignment", "hard")
+    sources = {
+        line.split("\t")[0][2:]: len(line.split("\t")[1].split())
+        for line in done.stdout.splitlines()
+        if line.startswith("S-")
+    }
+    alignments = [line for line in done.stdout.splitlines() if line.startswith("A-")]
+    assert len(alignments) == len(sources) == 12
+    for line in alignments:
+        name, pairs = line.split("\t")
+        for pair in pairs.split():
+            assert 0 <= int(pair.split("-")[0]) <= sources[name[2:]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--prefix-size", "1"],
+        ["--sampling", "--sampling-topk", "3", "--beam", "2", "--nbest", "2"],
+        [
+            "--diverse-beam-groups",
+            "2",
+            "--diverse-beam-strength",
+            "0.5",
+            "--beam",
+            "4",
+            "--batch-size",
+            "12",
+        ],
+        ["--no-repeat-ngram-size", "2", "--lenpen", "0.6", "--min-len", "3"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_of_fairseq_generate(data, model, options):
+    done = generate(data, model / "checkpoint_last.pt", *options)
+    found = hypotheses(done.stdout)
+    assert len(found) == 12 * (2 if "--nbest" in options else 1)
+    if "--prefix-size" in options:
+        targets = [line for line in done.stdout.splitlines() if line.startswith("T-")]
+        targets.sort(key=lambda line: int(line.split("\t")[0][2:]))
+        for target, hypothesis in zip(targets, found, strict=True):
+            assert target.split("\t")[1].split()[0] == hypothesis.split("\t")[2].split()[0]
+
+
+def test_ensembles_also_with_a_stock_model_and_another_number_of_slots(data, model, stock):
+    paths = f"{model / 'checkpoint1.pt'}:{model / 'checkpoint2.pt'}:{stock}"
+    done = generate(data, paths, "--beam", "2", "--print-alignment")
+    assert len(hypotheses(done.stdout)) == 12
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_fewer_slots_through_model_overrides(data, model, translated, kept):
+    done = generate(
+        data, model / "checkpoint_last.pt", "--beam", "4", "--model-overrides",
+        f"{{'memory_tokens': {kept}, 'memory_decoder_tokens': {min(kept, 2)}}}",
+    )  # fmt: skip
+    assert (hypotheses(done.stdout) == translated) == (kept == 4)
+
+
+def test_from_pretrained_translates_and_shows_memory(data, model, translated):
+    program = f"""
+from fairseq_mem import MemTransformerModel
+hub = MemTransformerModel.from_pretrained({str(model)!r}, "checkpoint_last.pt", {str(data)!r})
+lines = open({str(data.parent / "test.de")!r}).read().splitlines()
+print(hub.translate(lines, beam=4))
+one = hub.translate(lines[0], beam=4, return_memory=True)
+print([one.text, list(one.memory.shape), bool(one.memory.isfinite().all())])
+two = hub.translate(lines[:2], return_memory=True)
+print([(two[0].memory - one.memory).abs().max().item() < 1e-5,
+       (two[1].memory - one.memory).abs().max().item() > 1e-3])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    texts, one, distinct = map(ast.literal_eval, done.stdout.strip().splitlines()[-3:])
+    assert texts == [line.split("\t")[2] for line in translated]
+    assert one == [texts[0], [4, 32], True]
+    assert distinct == [True, True]
+
+
+def test_resuming_continues_where_training_stopped(data, model, tmp_path):
+    shutil.copytree(model, tmp_path / "again")
+    (tmp_path / "again" / "checkpoint1.pt").rename(tmp_path / "again" / "checkpoint_last.pt")
+    done = train(data, tmp_path / "again", *MEMORY, "--max-epoch", "2")
+    told = done.stdout + done.stderr
+    assert "begin training epoch 2" in told and "begin training epoch 1" not in told
+    updates = [
+        torch.load(folder / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
+        for folder in (model, tmp_path / "again")
+    ]
+    assert updates[0] == updates[1] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--finetune-from-model"], ["--reset-optimizer", "--reset-dataloader", "--restore-file"]],
+    ids=["finetune-from-model", "restore-file"],
+)
+def test_a_stock_checkpoint_gets_memory_and_trains_on(data, stock, tmp_path, options):
+    done = train(data, tmp_path, *MEMORY, "--max-epoch", "2", *options, stock)
+    told = done.stdout + done.stderr
+    assert told.count("4 memory tokens are freshly initialised") == 1
+    assert told.count("2 memory tokens are freshly initialised") == 1
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
+def test_memory_only_changes_nothing_else(data, stock, tmp_path):
+    train(
+        data, tmp_path, *MEMORY, "--memory-only", "--max-epoch", "1", "--finetune-from-model", stock
+    )
+    before, after = (torch.load(path)["model"] for path in (stock, tmp_path / "checkpoint_last.pt"))
+    assert set(after) - set(before) == {"encoder.memory.weight", "decoder.memory.weight"}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_growing_needs_the_flag(data, model, tmp_path):
+    options = [*MEMORY, "--memory-tokens", "6", "--max-epoch", "1"]
+    start = ["--finetune-from-model", model / "checkpoint_last.pt"]
+    done = train(data, tmp_path, *options, *start, check=False)
+    assert done.returncode == 1
+    assert "has 4 memory tokens in its encoder, 6 were asked for" in last_line(done)
+    assert "--memory-grow" in last_line(done)
+    assert not list(tmp_path.glob("*.pt"))
+    train(data, tmp_path, *options, *start, "--memory-grow")
+    state = torch.load(tmp_path / "checkpoint_last.pt")["model"]
+    assert state["encoder.memory.weight"].shape == (6, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "arch", "message"),
+    [
+        (["--memory-tokens", "-1"], "mem_transformer", "-1 is not between 0 and 4096"),
+        (["--memory-tokens", "99999"], "mem_transformer", "99999 is not between 0 and 4096"),
+        (["--memory-tokens", "ten"], "mem_transformer", "'ten' is not a whole number"),
+        (["--memory-tokens", "4"], "transformer", "transformer has none; choose --arch from: mem"),
+        (["--cross-self-attention"], "mem_transformer", "--memory-tokens 0"),
+    ],
+)
+def test_bad_options_end_in_one_clear_line(data, tmp_path, options, arch, message):
+    done = train(data, tmp_path / "run", *options, arch=arch, check=False)
+    assert done.returncode != 0
+    assert message in last_line(done)
+    assert not list(tmp_path.glob("run/*.pt"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--encoder-learned-pos", "--decoder-learned-pos", "--memory-positions"],
+        ["--encoder-normalize-before", "--decoder-normalize-before", "--encoder-layerdrop", "0.2"],
+        ["--checkpoint-activations"],
+        ["--adaptive-softmax-cutoff", "10,20"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_of_fairseqs_transformer(data, tmp_path, options):
+    adaptive = "--adaptive-softmax-cutoff" in options
+    memory = [word for word in MEMORY if not (adaptive and word == "--share-all-embeddings")]
+    criterion = ADAPTIVE if adaptive else SMOOTHED
+    train(data, tmp_path, *memory, "--max-epoch", "1", *options, criterion=criterion)
+    assert len(hypotheses(generate(data, tmp_path / "checkpoint_last.pt").stdout)) == 12
+
+
+def test_two_processes_train_one_model(data, tmp_path, free_port):
+    """Distributed training without a GPU, as fairseq's documentation does not say how."""
+    both = [
+        "--distributed-world-size", "2", "--distributed-no-spawn", "--distributed-backend", "gloo",
+        "--distributed-init-method", f"tcp://127.0.0.1:{free_port}", "--ddp-backend", "legacy_ddp",
+        "--max-epoch", "1",
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [
+            pool.submit(train, data, tmp_path, *MEMORY, *both, "--distributed-rank", rank)
+            for rank in range(2)
+        ]
+        for rank in ranks:
+            rank.result(timeout=120)
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
+def test_user_dir_works_from_anywhere(data, model, tmp_path):
+    """By absolute path from another folder, and as an installed package."""
+    installed = run("fairseq-mem", "user-dir").stdout.strip()
+    for user_dir in (USER_DIR, installed):
+        done = fairseq(
+            "validate", data, "--path", model / "checkpoint_last.pt", "--cpu", "--batch-size", "20",
+            "--task", "translation", "--valid-subset", "valid", user_dir=user_dir, cwd=tmp_path,
+        )  # fmt: skip
+        assert "nll_loss" in done.stdout + done.stderr
