@@ -6,8 +6,9 @@
 VENV ?= .venv
 export PYTHON VENV
 
-# Runs a command with the environment's programs first.
-IN_VENV = PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH"
+# Runs a command with the environment's Python and programs.
+BIN = $$(cd "$(VENV)/bin" && pwd)
+IN_VENV = PATH="$(BIN):$$PATH" PYTHON="$(BIN)/python"
 
 .PHONY: help install quickstart test test-fast test-all lint bench clean
 
