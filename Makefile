@@ -43,8 +43,7 @@ bench: install ## measure against fairseq's own models
 	$(IN_VENV) python benchmarks/run.py
 
 clean: ## remove what was built; keep the environment, data, checkpoints, downloads
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find fairseq_mem examples benchmarks tests scripts -name __pycache__ -type d -prune \
-	    -exec rm -rf {} +
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find . -path './.?*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "removed build products and caches; kept $(VENV) (rm -r $(VENV) removes it), data," \
 	    "checkpoints and downloads"

@@ -248,3 +248,16 @@ def test_another_python_than_the_environment_was_made_with(environment, tmp_path
     status, last, _ = make_install(VENV=environment, PYTHON=other)
     assert status != 0
     assert f"PYTHON={other} is 3.98.0: remove it (rm -r '{environment}')" in last
+
+
+def test_clean_keeps_what_the_user_made(checkout):
+    built = ["build/lib/x.py", "fairseq_mem.egg-info/PKG-INFO", "tests/__pycache__/x.pyc"]
+    kept = ["examples/quickstart/work/checkpoints/last.pt", "data-bin/dict.txt", ".venv/bin/python"]
+    for name in built + kept:
+        (checkout / name).parent.mkdir(parents=True)
+        (checkout / name).touch()
+    result = subprocess.run(["make", "-C", checkout, "clean"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "kept .venv" in result.stdout
+    assert not any((checkout / name).exists() for name in built)
+    assert all((checkout / name).exists() for name in kept)
