@@ -256,7 +256,9 @@ def test_clean_keeps_what_the_user_made(checkout):
     for name in built + kept:
         (checkout / name).parent.mkdir(parents=True)
         (checkout / name).touch()
-    result = subprocess.run(["make", "-C", checkout, "clean"], capture_output=True, text=True)
+    result = subprocess.run(
+        ["make", "-C", checkout, "clean", "VENV=.venv"], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert "kept .venv" in result.stdout
     assert not any((checkout / name).exists() for name in built)
