@@ -16,19 +16,28 @@ from torch import Tensor
 State = dict[str, dict[str, Tensor | None]]
 
 
-def build_attention(cfg: Any, side: str, embed_dim: int, **kind: bool) -> MultiheadAttention:
+def build_attention(
+    cfg: Any,
+    side: str,
+    embed_dim: int,
+    lesioned_keys: int = 0,
+    memory_queries: int = 0,
+    **kind: bool,
+) -> "FusedAttention":
     """Attention for a layer of the encoder or the decoder, from fairseq's options.
 
     Args:
-        cfg: fairseq's ``TransformerConfig``.
+        cfg: fairseq's ``TransformerConfig`` with our options.
         side: ``"encoder"`` or ``"decoder"``, whose number of heads counts.
         embed_dim: C.
+        lesioned_keys: so many leading keys are memory; a lesion, if the options order one here,
+            hides them from text.
+        memory_queries: so many leading queries are memory, which a lesion leaves alone.
         kind: ``self_attention=True`` or ``encoder_decoder_attention=True``, as fairseq names them.
     """
     cross = kind.get("encoder_decoder_attention", False)
     key_dim = cfg.encoder.embed_dim if cross else None
-    xformers = getattr(cfg, "encoder" if cross else side).xformers_att_config
-    return (MultiheadAttention if xformers is not None else FusedAttention)(
+    attention = FusedAttention(
         embed_dim,
         getattr(cfg, side).attention_heads,
         kdim=key_dim,
@@ -36,16 +45,32 @@ def build_attention(cfg: Any, side: str, embed_dim: int, **kind: bool) -> Multih
         dropout=cfg.attention_dropout,
         q_noise=cfg.quant_noise.pq,
         qn_block_size=cfg.quant_noise.pq_block_size,
-        xformers_att_config=xformers,
         **kind,
     )
+    scope = "cross" if side == "decoder" and cross else side
+    if cfg.memory_lesion != "none" and cfg.memory_lesion_scope in (scope, "all"):
+        attention.lesion = cfg.memory_lesion
+        attention.lesioned_keys = lesioned_keys
+        attention.memory_queries = memory_queries
+    return attention
 
 
 class FusedAttention(MultiheadAttention):
     """Multi-head attention with boolean masks, in training and in incremental decoding.
 
     Parameters, their names and their initialisation are those of fairseq's class.
+
+    Attributes:
+        lesion: ``"none"``; ``"no-read"``: text may not attend to memory; ``"zero-read"``: what it
+            attends to memory is set to zero after the softmax (as the authors' language-model
+            code does).
+        lesioned_keys: leading keys that are memory.
+        memory_queries: leading queries that are memory, in the first step if there are steps.
     """
+
+    lesion = "none"
+    lesioned_keys = 0
+    memory_queries = 0
 
     def forward(
         self,
@@ -96,12 +121,20 @@ class FusedAttention(MultiheadAttention):
         if key_padding_mask is not None:
             padding = key_padding_mask.bool()[:, None, None, :]  # B x 1 x 1 x S
             masked = padding if masked is None else padding | masked
+        if self.lesion == "no-read":
+            hidden = self._text_meets_memory(length, k.size(2), first_step=not saved)
+            masked = hidden if masked is None else masked | hidden
         active = self.training or self.dropout_module.apply_during_inference
         dropout = self.dropout_module.p if active else 0.0
 
         weights = None
-        if need_weights or need_head_weights:
+        if k.size(2) == 0:
+            x = torch.zeros_like(q)
+        elif need_weights or need_head_weights or self.lesion == "zero-read":
             weights = _attention_weights(q * self.scaling, k, masked)  # B x H x T x S
+            if self.lesion == "zero-read":
+                hidden = self._text_meets_memory(length, k.size(2), first_step=not saved)
+                weights = weights.masked_fill(hidden, 0.0)
             x = F.dropout(weights.type_as(v), dropout) @ v
             weights = weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
         else:
@@ -109,6 +142,12 @@ class FusedAttention(MultiheadAttention):
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         x = x.permute(2, 0, 1, 3).reshape(length, batch, self.embed_dim)
         return self.out_proj(x), weights
+
+    def _text_meets_memory(self, queries: int, keys: int, first_step: bool) -> Tensor:
+        """T x S, True where the query is text and the key is memory."""
+        device = self.q_proj.weight.device
+        text = torch.arange(queries, device=device) >= (self.memory_queries if first_step else 0)
+        return text[:, None] & (torch.arange(keys, device=device) < self.lesioned_keys)
 
     _CACHE = ("prev_key", "prev_value", "prev_key_padding_mask")
 

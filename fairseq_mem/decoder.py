@@ -22,11 +22,26 @@ class MemTransformerDecoderLayer(TransformerDecoderLayerBase):
 
     def build_self_attention(self, embed_dim: int, cfg: Any, **unused: bool) -> Any:
         """Hook of fairseq's layer; ``embed_dim`` is C."""
-        return build_attention(cfg, "decoder", embed_dim, self_attention=True)
+        memory = cfg.memory_decoder_tokens
+        return build_attention(
+            cfg,
+            "decoder",
+            embed_dim,
+            lesioned_keys=memory,
+            memory_queries=memory,
+            self_attention=True,
+        )
 
     def build_encoder_attention(self, embed_dim: int, cfg: Any) -> Any:
         """Hook of fairseq's layer; ``embed_dim`` is C."""
-        return build_attention(cfg, "decoder", embed_dim, encoder_decoder_attention=True)
+        return build_attention(
+            cfg,
+            "decoder",
+            embed_dim,
+            lesioned_keys=cfg.memory_tokens,
+            memory_queries=cfg.memory_decoder_tokens,
+            encoder_decoder_attention=True,
+        )
 
 
 class MemTransformerDecoder(TransformerDecoderBase):

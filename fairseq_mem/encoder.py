@@ -4,29 +4,33 @@ The encoder knows how many memory slots there are; which of them attends to whom
 business (``updates``).
 """
 
+import logging
 from typing import Any
 
 import torch
 from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
+from .errors import UserError
 from .layers import wrap_layer
 from .memory import memory_for
 from .updates import UPDATES
+
+logger = logging.getLogger(__name__)
 
 
 class MemTransformerEncoder(TransformerEncoderBase):
     """Encodes (m+T) positions and returns them all: the decoder reads memory and text alike."""
 
-    def __init__(
-        self, cfg: Any, dictionary: Any, embed_tokens: Any, return_fc: bool = False
-    ) -> None:
-        super().__init__(cfg, dictionary, embed_tokens, return_fc=return_fc)
+    def __init__(self, cfg: Any, dictionary: Any, embed_tokens: Any) -> None:
+        super().__init__(cfg, dictionary, embed_tokens)
+        self.update = UPDATES[cfg.memory_update]
+        self.controller = self.update.shared_controller(cfg)
         self.memory = memory_for(cfg, cfg.memory_tokens, embed_tokens.embedding_dim)
 
     def build_encoder_layer(self, cfg: Any) -> Any:
         """Hook of fairseq's constructor."""
-        return wrap_layer(UPDATES[cfg.memory_update](cfg, return_fc=self.return_fc), cfg)
+        return wrap_layer(UPDATES[cfg.memory_update](cfg), cfg)
 
     def forward_embedding(
         self, src_tokens: Tensor, token_embedding: Tensor | None = None
@@ -77,6 +81,8 @@ class MemTransformerEncoder(TransformerEncoderBase):
             - ``encoder_states``: the input and each layer's output, (m+T) x B x C
             - ``src_lengths``: B x 1, of the text alone
         """
+        if self.training:
+            self._refuse_training()
         padding = src_tokens.eq(self.padding_idx)
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
         x = x.masked_fill(padding.unsqueeze(-1), 0.0).transpose(0, 1)
@@ -87,14 +93,12 @@ class MemTransformerEncoder(TransformerEncoderBase):
         layer_padding = self.memory.prepend_padding(padding)
 
         mask = layer_padding if padding.any() else None
+        shared = {} if self.controller is None else {"controller": self.controller}
         states = [x] if return_all_hiddens else []
-        fc_results = []
         for layer in self.layers:
-            result = layer(x, encoder_padding_mask=mask)
-            x, fc_result = result if isinstance(result, tuple) else (result, None)
+            x = layer(x, encoder_padding_mask=mask, **shared)
             if return_all_hiddens:
                 states.append(x)
-                fc_results.append(fc_result)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return {
@@ -102,7 +106,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
             "encoder_padding_mask": [layer_padding],
             "encoder_embedding": [embedding],
             "encoder_states": states,
-            "fc_results": fc_results,
+            "fc_results": [],
             "src_tokens": [],
             "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
         }
@@ -111,6 +115,29 @@ class MemTransformerEncoder(TransformerEncoderBase):
         """Take :meth:`forward`'s result apart: final memory (m x B x C) and text (T x B x C)."""
         x = encoder_out["encoder_out"][0]
         return x[: self.memory.tokens], x[self.memory.tokens :]
+
+    def _refuse_training(self) -> None:
+        """Some options are for looking at a trained model only."""
+        if self.cfg.memory_lesion != "none":
+            raise UserError(
+                f"memory_lesion is {self.cfg.memory_lesion!r}, which is for inference (through "
+                "--model-overrides); train without it"
+            )
+        if self.memory.tokens == 0 and self.cfg.memory_update != "shared":
+            raise UserError(
+                f"memory_update {self.cfg.memory_update!r} has nothing to train with 0 memory "
+                "tokens; give --memory-tokens, or --memory-update shared"
+            )
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
+        """Warm start: complete a checkpoint of a model with another update, or without memory."""
+        super().upgrade_state_dict_named(state_dict, name)
+        if self.update.warm_start(state_dict, name, self.num_layers):
+            logger.warning(
+                f"the checkpoint has no memory controller for update {self.cfg.memory_update!r}: "
+                "it begins as a copy of the encoder's own layers"
+            )
+        return state_dict
 
     def max_positions(self) -> int:
         """Longest text, in tokens; memory that takes codes takes them from a learned table."""

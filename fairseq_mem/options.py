@@ -9,6 +9,8 @@ from typing import Any
 from .errors import UserError
 from .updates import UPDATES
 
+LESIONS = ("none", "no-read", "zero-read")
+LESION_SCOPES = ("encoder", "cross", "decoder", "all")
 MAX_MEMORY_TOKENS = 4096  # the paper uses at most 20; more than this is a slip of the keyboard
 
 
@@ -49,6 +51,12 @@ def add_memory_args(parser: Any) -> None:
     parser.add_argument("--memory-grow", action="store_true",
                         help="accept a checkpoint with fewer memory tokens than asked for; the "
                              "missing ones are freshly initialised")
+    parser.add_argument("--memory-lesion", choices=LESIONS,
+                        help="at inference, through --model-overrides: hide memory from the text, "
+                             "before the softmax (no-read) or after it (zero-read)")
+    parser.add_argument("--memory-lesion-scope", choices=LESION_SCOPES,
+                        help="where: in the encoder (default), in the decoder's attention to the "
+                             "encoder (cross), in the decoder's self-attention, or in all three")
     # fmt: on
 
 
@@ -61,6 +69,8 @@ def set_memory_defaults(args: Any, tokens: int, update: str = "shared") -> None:
     args.memory_positions = getattr(args, "memory_positions", False)
     args.memory_only = getattr(args, "memory_only", False)
     args.memory_grow = getattr(args, "memory_grow", False)
+    args.memory_lesion = getattr(args, "memory_lesion", "none")
+    args.memory_lesion_scope = getattr(args, "memory_lesion_scope", "encoder")
 
 
 def check_memory_options(args: Any) -> None:
@@ -73,10 +83,15 @@ def check_memory_options(args: Any) -> None:
         count = getattr(args, name)
         if not isinstance(count, int) or not 0 <= count <= MAX_MEMORY_TOKENS:
             raise UserError(f"{name} is {count!r}; give a whole number from 0 to 4096")
-    if args.memory_update not in UPDATES:
-        raise UserError(
-            f"memory_update is {args.memory_update!r}; choose one of {', '.join(sorted(UPDATES))}"
-        )
+    for name, choices in (
+        ("memory_update", sorted(UPDATES)),
+        ("memory_lesion", LESIONS),
+        ("memory_lesion_scope", LESION_SCOPES),
+    ):
+        if getattr(args, name) not in choices:
+            raise UserError(
+                f"{name} is {getattr(args, name)!r}; choose one of {', '.join(choices)}"
+            )
     if args.memory_init_std is not None and not 0 < args.memory_init_std < float("inf"):
         raise UserError(
             f"memory_init_std is {args.memory_init_std}; give a positive number, or leave it out: "
@@ -92,6 +107,12 @@ def check_memory_options(args: Any) -> None:
             "memory_positions has no position codes to give with --no-token-positional-embeddings; "
             "leave one of the two out"
         )
+    for side in ("encoder", "decoder"):
+        if memory > 0 and getattr(args, f"{side}_xformers_att_config", None) is not None:
+            raise UserError(
+                f"--{side}-xformers-att-config does not know memory; leave it out: attention "
+                "already runs through torch's fused kernels"
+            )
     if args.cross_self_attention and memory > 0:
         raise UserError(
             "--cross-self-attention concatenates the encoder's output with the decoder's input, "

@@ -1,7 +1,8 @@
-"""``mem_transformer``: fairseq's ``transformer`` with memory tokens, and its sizes."""
+"""fairseq's ``transformer`` with memory tokens: the paper's four models and their sizes."""
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fairseq.hub_utils import GeneratorHubInterface
@@ -87,12 +88,12 @@ class MemTransformerModel(TransformerModel):
         Raises:
             UserError: a memory option has a value that makes no sense.
         """
-        mem_transformer(args)
+        _base(args)  # what an older checkpoint lacks; present values stay
         check_memory_options(args)
         model = super().build_model(args, task)
         if args.memory_only:
             for name, parameter in model.named_parameters():
-                parameter.requires_grad = "memory" in name.split(".")
+                parameter.requires_grad = not {"memory", "controller"}.isdisjoint(name.split("."))
         return model
 
     @classmethod
@@ -148,18 +149,16 @@ def _is_stock(cfg: Any) -> bool:
     return cfg.memory_tokens == 0 and cfg.memory_update == "shared" and not cfg.memory_positions
 
 
-# Presets: fairseq's own sizes, and m.
+# Presets: fairseq's own sizes, the number of memory tokens, and the update.
 
 
-@register_model_architecture("mem_transformer", "mem_transformer")
-def mem_transformer(args: Any) -> None:
+def _base(args: Any) -> None:
     """The paper's base size: 6 layers, d 512, d_ff 2048, 8 heads, 20 memory tokens."""
     set_memory_defaults(args, tokens=20)
     transformer_legacy.base_architecture(args)
 
 
-@register_model_architecture("mem_transformer", "mem_transformer_small")
-def mem_transformer_small(args: Any) -> None:
+def _small(args: Any) -> None:
     """The paper's small size: 4 layers, d 128, d_ff 512, 8 heads, 10 memory tokens."""
     set_memory_defaults(args, tokens=10)
     for side in ("encoder", "decoder"):
@@ -174,22 +173,41 @@ def mem_transformer_small(args: Any) -> None:
     transformer_legacy.base_architecture(args)
 
 
-@register_model_architecture("mem_transformer", "mem_transformer_iwslt_de_en")
-def mem_transformer_iwslt_de_en(args: Any) -> None:
+def _iwslt_de_en(args: Any) -> None:
     """fairseq's ``transformer_iwslt_de_en`` with 10 memory tokens."""
     set_memory_defaults(args, tokens=10)
     transformer_legacy.transformer_iwslt_de_en(args)
 
 
-@register_model_architecture("mem_transformer", "mem_transformer_wmt_de_en")
-def mem_transformer_wmt_de_en(args: Any) -> None:
+def _wmt_de_en(args: Any) -> None:
     """fairseq's ``transformer_wmt_en_de`` with 20 memory tokens."""
     set_memory_defaults(args, tokens=20)
     transformer_legacy.transformer_wmt_en_de(args)
 
 
-@register_model_architecture("mem_transformer", "mem_transformer_big")
-def mem_transformer_big(args: Any) -> None:
+def _big(args: Any) -> None:
     """fairseq's ``transformer_vaswani_wmt_en_de_big`` with 20 memory tokens."""
     set_memory_defaults(args, tokens=20)
     transformer_legacy.transformer_vaswani_wmt_en_de_big(args)
+
+
+class _Preset:
+    """A size with an update; an object of a module's class, so that it can be pickled."""
+
+    def __init__(self, size: Callable[[Any], None], update: str) -> None:
+        self.size, self.update = size, update
+
+    def __call__(self, args: Any) -> None:
+        args.memory_update = getattr(args, "memory_update", self.update)
+        self.size(args)
+
+
+_SIZES = {"": _base, "_small": _small, "_iwslt_de_en": _iwslt_de_en}
+for _model, _update, _sizes in (
+    ("mem_transformer", "shared", {**_SIZES, "_wmt_de_en": _wmt_de_en, "_big": _big}),
+    ("mem_ctrl_transformer", "ctrl", _SIZES),
+    ("mem_ctrl_shared_transformer", "ctrl-shared", _SIZES),
+    ("mem_bottleneck_transformer", "bottleneck", _SIZES),
+):
+    for _name, _size in _sizes.items():
+        register_model_architecture("mem_transformer", _model + _name)(_Preset(_size, _update))

@@ -1,12 +1,23 @@
 """How the encoder's memory is updated: one small file per way.
 
-A way of updating is an encoder layer. It is called as ``layer(x, encoder_padding_mask=mask)`` with
-``x`` ((m+T) x B x C, memory first) and ``mask`` (B x (m+T), True at padding, or None), and returns
-the same shape. Only the layer decides who attends to whom; the encoder does not know which it runs.
+A way of updating is a class of encoder layers, built from fairseq's options. Its layers are called
+as ``layer(x, encoder_padding_mask=mask)`` with ``x`` ((m+T) x B x C, memory first) and ``mask``
+(B x (m+T), True at padding, or None), and return the same shape. Only the layer decides who attends
+to whom; the encoder does not know which it runs. Its class methods are:
+
+- ``shared_controller(cfg)``: one module for all layers, handed to each of them as
+  ``controller=...``, or None;
+- ``warm_start(state, name, layers)``: complete, in place, a checkpoint of a model without this
+  update's parameters, and return whether there was something to complete.
 """
 
+from .bottleneck import BottleneckUpdateLayer
+from .ctrl import CtrlUpdateLayer, SharedCtrlUpdateLayer
 from .shared import SharedUpdateLayer
 
 UPDATES = {
     "shared": SharedUpdateLayer,
+    "ctrl": CtrlUpdateLayer,
+    "ctrl-shared": SharedCtrlUpdateLayer,
+    "bottleneck": BottleneckUpdateLayer,
 }

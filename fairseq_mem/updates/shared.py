@@ -12,6 +12,7 @@ encoder layer over a longer input, post-norm or pre-norm (``--encoder-normalize-
 from typing import Any
 
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
+from torch import nn
 
 from ..attention import build_attention
 
@@ -20,5 +21,22 @@ class SharedUpdateLayer(TransformerEncoderLayerBase):
     """fairseq's encoder layer, same parameters, over memory and text together."""
 
     def build_self_attention(self, embed_dim: int, cfg: Any) -> Any:
-        """Hook of fairseq's layer; ``embed_dim`` is C."""
-        return build_attention(cfg, "encoder", embed_dim, self_attention=True)
+        """Hook of fairseq's constructor; ``embed_dim`` is C."""
+        return build_attention(
+            cfg,
+            "encoder",
+            embed_dim,
+            lesioned_keys=cfg.memory_tokens,
+            memory_queries=cfg.memory_tokens,
+            self_attention=True,
+        )
+
+    @classmethod
+    def shared_controller(cls, cfg: Any) -> nn.Module | None:
+        """All parameters are the layer's own."""
+        return None
+
+    @classmethod
+    def warm_start(cls, state: dict[str, Any], name: str, layers: int) -> bool:
+        """Have nothing to complete: the parameters are fairseq's."""
+        return False
