@@ -49,6 +49,34 @@ def test_equals_the_loops(need_weights):
         assert weights is None
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("lesion", ["no-read", "zero-read"])
+def test_a_lesion_equals_the_loops(lesion, need_weights):
+    """Two memory positions in front: memory's own rows are left alone."""
+    attention = make()
+    attention.lesion, attention.lesioned_keys, attention.memory_queries = lesion, 2, 2
+    x = torch.randn(5, 2, C, dtype=torch.double)
+    padding = padding_of([5, 4], 5)
+    out, weights = attention(
+        x, x, x, padding, need_weights=need_weights, need_head_weights=need_weights
+    )
+
+    def visible(b, t, s):
+        return not bool(padding[b, s])
+
+    def meets(b, t, s):
+        return t >= 2 and s < 2
+
+    if lesion == "no-read":
+        rule = (lambda b, t, s: visible(b, t, s) and not meets(b, t, s), None)
+    else:
+        rule = (visible, meets)
+    expected, expected_weights = attend(attention, x, x, *rule)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+    if need_weights:
+        torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-10)
+
+
 def test_equals_fairseqs():
     ours, theirs = make(), make(MultiheadAttention)
     assert list(ours.state_dict()) == list(theirs.state_dict())
