@@ -1,0 +1,1 @@
+"""Side-by-side measurements: `python benchmarks/run.py`; see README.md here."""
