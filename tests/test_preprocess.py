@@ -31,6 +31,7 @@ GERMAN = [
     "Am 3. Oktober 1990 (Mittwoch) – um 0.00 Uhr — war's so weit...",
     "Und Jehova redete zu Mose und sprach: Rede zu den Kindern Israel und sage ihnen.",
     "‚Halb‘ zitiert, ´so` und ''doppelt'' und \"gerade\", \"Punkt.\" Ende",
+    'Sie sagte: "Er kam."',
     "Größe: 3 x 4 cm, 37 ºC, 5 nº 7 und 日本語 dazu \U0001f600.",
 ]
 ENGLISH = [
@@ -321,6 +322,7 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1].endswith("run the same command again to continue")
+    assert "Traceback" not in errors
     assert not list(tmp_path.glob("tok*"))
 
 

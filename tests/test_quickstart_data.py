@@ -252,7 +252,7 @@ def quickstart(work: Path, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("updates", ["0", "x", "250"])
+@pytest.mark.parametrize("updates", ["0", "x", "450"])
 def test_updates_are_checked(tmp_path, updates):
     done = quickstart(tmp_path / "work", UPDATES=updates)
     assert done.returncode != 0

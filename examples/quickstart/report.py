@@ -69,7 +69,7 @@ From Python:
 
 Train four times longer (other checkpoints, the same data):
 
-  UPDATES=6400 examples/quickstart/run.sh""")
+  UPDATES=8000 examples/quickstart/run.sh""")
 
 
 if __name__ == "__main__":

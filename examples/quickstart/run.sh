@@ -42,9 +42,9 @@ work=examples/quickstart/work
 cache=examples/quickstart/cache
 [ -z "${WORK:-}" ] || work=$(from_here "$WORK")
 [ -z "${CACHE:-}" ] || cache=$(from_here "$CACHE")
-updates=${UPDATES:-1600}
+updates=${UPDATES:-2000}
 [[ $updates =~ ^[1-9][0-9]*$ ]] || fail "UPDATES=$updates: give a whole number above 0"
-save_every=200 # about a minute: what an interruption can cost
+save_every=400 # about a minute: what an interruption can cost
 [ "$updates" -ge $save_every ] || save_every=$updates
 [ $((updates % save_every)) -eq 0 ] || fail "UPDATES=$updates: give a multiple of $save_every"
 
@@ -119,7 +119,7 @@ prepare() {
 
 train() {
     [ ! -e "$run/model.pt" ] || return 0
-    begin train "Training: $updates updates" "$((updates * 24 / 100)) seconds"
+    begin train "Training: $updates updates" "$((updates / 6 / 60 + 1)) minutes"
     local newest command
     newest=$("$PYTHON" examples/quickstart/checkpoint.py "$run")
     command=(
@@ -134,7 +134,7 @@ train() {
         --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1
         --lr 4e-3 --warmup-updates 200
         --lr-scheduler polynomial_decay --total-num-update "$updates" --max-update "$updates"
-        --max-tokens 3000 --required-batch-size-multiple 1 --seed 1 --cpu
+        --max-tokens 1500 --required-batch-size-multiple 1 --num-workers 0 --seed 1 --cpu
         # checkpoints
         --save-dir "$run" --save-interval-updates "$save_every" --keep-interval-updates 2
         --no-epoch-checkpoints --no-last-checkpoints
