@@ -4,7 +4,9 @@ A later flag wins over an earlier one, so a contestant may name another criterio
 than the usual. To add a contestant, add a line to :func:`training_flags`.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
 
 from fairseq_mem.updates import UPDATES
 
@@ -54,6 +56,15 @@ def memory_name(update: str, tokens: int) -> str:
 def memory_flags(update: str, tokens: int) -> str:
     """A model of ours."""
     return f"--arch mem_transformer --memory-update {update} --memory-tokens {tokens}"
+
+
+def chosen(contestants: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """Those whose names match one of the patterns (* and ?)."""
+    return {
+        name: contestant
+        for name, contestant in contestants.items()
+        if any(fnmatch(name, pattern) for pattern in patterns)
+    }
 
 
 def training_flags() -> dict[str, str]:

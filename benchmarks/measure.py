@@ -317,7 +317,7 @@ def machine(device: str) -> dict[str, Any]:
         "environment": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name.startswith(("OMP_", "MKL_", "KMP_", "MALLOC_", "DNNL_", "LD_PRELOAD"))
+            if name.startswith(("OMP_", "MKL_", "MALLOC_", "ONEDNN_", "LD_PRELOAD"))
         },
         "versions": versions,
     }

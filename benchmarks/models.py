@@ -5,6 +5,7 @@ import io
 import logging
 import shlex
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fairseq import options
@@ -24,8 +25,17 @@ def quiet() -> None:
 
 def parse(flags: str, data: str = "none") -> Any:
     """fairseq-train's command line, as its nested configuration."""
+    return _parse(options.get_training_parser, flags, data)
+
+
+def parse_generation(flags: str, data: str) -> Any:
+    """fairseq-generate's command line, as its nested configuration."""
+    return _parse(options.get_generation_parser, flags, data)
+
+
+def _parse(get_parser: Callable[[], Any], flags: str, data: str) -> Any:
     quiet()
-    parser = options.get_training_parser()
+    parser = get_parser()
     words = [data, *shlex.split(flags)]
     errors = io.StringIO()
     try:
@@ -33,7 +43,7 @@ def parse(flags: str, data: str = "none") -> Any:
             args = options.parse_args_and_arch(parser, input_args=words)
     except SystemExit as error:
         said = errors.getvalue().strip().splitlines() or [str(error)]
-        raise ValueError(f"fairseq-train {flags}: {said[-1]}") from None
+        raise ValueError(f"{flags}: {said[-1]}") from None
     return convert_namespace_to_omegaconf(args)
 
 
@@ -43,9 +53,11 @@ def device_flags(device: str, dtype: str) -> str:
     return place + {"float32": "", "fp16": " --fp16", "bf16": " --bf16"}[dtype]
 
 
-def build_model(flags: str, words: Dictionary) -> Any:
-    """The model that fairseq-train would train."""
+def build_model(flags: str, words: Dictionary, overrides: Mapping[str, Any] | None = None) -> Any:
+    """The model that fairseq-train would train; ``overrides`` as --model-overrides."""
     cfg = parse(flags)
+    for name, value in (overrides or {}).items():
+        setattr(cfg.model, name, value)
     return TranslationTask(cfg.task, words, words).build_model(cfg.model)
 
 

@@ -16,9 +16,10 @@ DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
 def suites() -> dict:
     """All suites. A new one is a file here and its name in this list."""
-    from benchmarks import training
+    from benchmarks import generation, length, profiles, training
 
-    return {module.SUITE.name: module.SUITE for module in (training,)}
+    modules = (training, generation, length, profiles)
+    return {module.SUITE.name: module.SUITE for module in modules}
 
 
 def parser(found: dict) -> argparse.ArgumentParser:
@@ -88,6 +89,9 @@ def main() -> int:
     if options.dtype not in DTYPES[options.device]:
         made.error(f"--dtype {options.dtype} needs --device cuda")
     options.rounds = options.rounds or (1 if options.quick else 5)
+    for suite in found.values():
+        if suite.check:
+            suite.check(made, options)
     if options.rounds < 1:
         made.error(f"--rounds {options.rounds}: give 1 or more")
     quiet()

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .report import Report
 
@@ -12,5 +12,6 @@ class Suite(NamedTuple):
 
     name: str
     title: str
-    add_options: Callable[[ArgumentParser], None]  # may do nothing
+    add_options: Callable[[Any], None]  # to a group of the parser; may do nothing
     run: Callable[[Namespace, Report], None]  # adds rows cell by cell; may raise
+    check: Callable[[ArgumentParser, Namespace], None] | None = None  # refuses bad options

@@ -1,17 +1,16 @@
 """Suite: a whole update as a user runs it, target tokens a second."""
 
 import importlib.util
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .batches import REAL, Batches, BinarisedBatches
-from .contestants import SIZES, STOCK, USUAL, X_TRANSFORMERS, Size, training_flags
+from .contestants import SIZES, STOCK, USUAL, X_TRANSFORMERS, Size, chosen, training_flags
 from .measure import Work, Workload, interleave
 from .report import Report
 from .suite import Suite
@@ -140,7 +139,7 @@ def contestants(
     return found
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Any) -> None:
     """This suite's options."""
     parser.add_argument(
         "--batch-tokens",
@@ -180,15 +179,11 @@ def run(options: Namespace, report: Report) -> None:
         batches: Batches | BinarisedBatches = Batches(length, tokens, count, options.vocabulary)
         if options.text and length == REAL:
             batches = BinarisedBatches(options.text, tokens, count)
-        chosen = {
-            name: workload
-            for name, workload in contestants(
-                SIZES[size], batches, options.device, options.dtype
-            ).items()
-            if any(fnmatch(name, pattern) for pattern in options.contestants)
-        }
+        workloads = contestants(SIZES[size], batches, options.device, options.dtype)
         label = f"training, {size}, {length}:"
-        results = interleave(chosen, options.device, options.rounds, label=label)
+        results = interleave(
+            chosen(workloads, options.contestants), options.device, options.rounds, label=label
+        )
         report.add({"size": size, "length": length}, UNIT, results, (STOCK, X_TRANSFORMERS))
     if not importlib.util.find_spec("x_transformers"):
         report.note("x-transformers is not installed (`pip install x-transformers`): left out.")
