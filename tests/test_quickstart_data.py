@@ -230,7 +230,7 @@ def test_no_checkpoint(tmp_path, capsys):
 
 def test_table_counts_the_stages_that_ran(tmp_path):
     (tmp_path / "bleu.json").write_text(json.dumps({"score": 21.26, "signature": "nrefs:1"}))
-    (tmp_path / "generate.txt").write_text("Translated 951 sentences in 30.0s (31.70 sentences/s)")
+    (tmp_path / "generate.log").write_text("Translated 951 sentences in 30.0s (31.70 sentences/s)")
     (tmp_path / "seconds.train").write_text("360\n")
     (tmp_path / "seconds.score").write_text("3\n")
     assert report.table(tmp_path) == [
@@ -280,6 +280,7 @@ def test_from_text_to_score_with_a_stop_in_training(tmp_path):
     assert "+ fairseq-train" in done.stdout and "+ sacrebleu" in done.stdout
     for row in ("| BLEU ", "| signature ", "| sentences a second ", "| minutes: train "):
         assert row in done.stdout
+    assert "| sentences a second  | unknown" not in done.stdout
     assert done.stdout.count("  reference  ") == report.EXAMPLES
     run = work / "run-2"
     # As many as there are, also where their number is no multiple of 8.

@@ -18,7 +18,7 @@ def read_lines(path: Path) -> list[str]:
 
 def table(run: Path) -> list[tuple[str, str]]:
     bleu = json.loads((run / "bleu.json").read_text())
-    speed = re.search(r"\(([\d.]+) sentences/s", (run / "generate.txt").read_text(encoding="utf-8"))
+    speed = re.search(r"\(([\d.]+) sentences/s", (run / "generate.log").read_text(encoding="utf-8"))
     rows = [
         ("BLEU", f"{bleu['score']:.1f}"),
         ("signature", bleu["signature"]),
