@@ -160,11 +160,11 @@ def trained(checkpoints: dict[str, str], options: Namespace) -> dict[str, Worklo
 
 def _variants(arch: str, options: Namespace) -> list[tuple[str, dict[str, Any]]]:
     """As it is; and ours in bfloat16 where processor and model can."""
-    from fairseq_mem.models.mem_transformer import mem_transformer
+    from fairseq.models import ARCH_CONFIG_REGISTRY
 
     found: list[tuple[str, dict[str, Any]]] = [("", {})]
-    known = Namespace()
-    mem_transformer(known)
+    known = Namespace()  # to become every option of the architecture
+    ARCH_CONFIG_REGISTRY["mem_transformer"](known)
     ours = arch.startswith("--arch mem_")
     if ours and options.device == "cpu" and bf16_supported() and hasattr(known, "memory_bf16"):
         found.append(("-bf16", {"memory_bf16": True}))
