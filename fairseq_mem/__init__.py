@@ -11,12 +11,20 @@ from . import compat
 compat.check_versions()
 compat.allow_fairseq_checkpoints()
 
-# Models register themselves with fairseq when they are imported.
+# Models, criteria and optimizers register themselves with fairseq when they are imported.
+from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
+from .optimizer import FairseqAdam
 from .options import refuse_foreign_architecture
 
 refuse_foreign_architecture(sys.argv[1:])
 
 __version__ = "0.1.0"
-__all__ = ["MemTransformerModel", "UserError", "__version__"]
+__all__ = [
+    "FairseqAdam",
+    "LabelSmoothedCrossEntropyCriterion",
+    "MemTransformerModel",
+    "UserError",
+    "__version__",
+]

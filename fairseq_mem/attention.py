@@ -2,16 +2,18 @@
 
 fairseq takes one path in training and another, with a float32 softmax and explicit products, in
 decoding. Here both are ``scaled_dot_product_attention``; explicit weights are computed only when
-somebody asks for them. The incremental state has fairseq's keys and shapes, so that fairseq's own
-reordering of hypotheses serves.
+somebody asks for them. In beam search nothing moves (``cache``).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
+
+from .cache import append, append_padding, beam_of, select_sentences
 
 State = dict[str, dict[str, Tensor | None]]
 
@@ -91,7 +93,8 @@ class FusedAttention(MultiheadAttention):
 
         Args:
             key_padding_mask: B x S, True at padding.
-            attn_mask: T x S, boolean, True where a query may *not* attend.
+            attn_mask: T x S, boolean, True where a query may *not* attend; or what is added to
+                the scores.
             static_kv: key and value do not change between steps (the encoder's output).
 
         Returns:
@@ -101,29 +104,47 @@ class FusedAttention(MultiheadAttention):
         assert not before_softmax, "nothing in fairseq's Transformers asks for raw scores"
         length, batch, _ = query.shape
         saved = None if incremental_state is None else self._get_input_buffer(incremental_state)
-        q = self._heads(self.q_proj(query))
+        first_step = not saved
+        beam = 1
         if static_kv and saved:
-            k, v, key_padding_mask = (saved[name] for name in self._CACHE)
+            q = self._split_heads(self.q_proj(query))
+            k, v, key_padding_mask, beam = (
+                saved[name] for name in ("keys", "values", "padding", "beam")
+            )
         else:
-            k = self._heads(self.k_proj(query if self.self_attention else key))
-            v = self._heads(self.v_proj(query if self.self_attention else value))
-            if saved:
-                k = torch.cat([saved["prev_key"], k], dim=2)
-                v = torch.cat([saved["prev_value"], v], dim=2)
-                key_padding_mask = _append_padding(
-                    saved["prev_key_padding_mask"], key_padding_mask, k.size(2), length
-                )
+            if self.self_attention:
+                q, k, v = map(self._split_heads, self._project(query))
+            else:
+                q = self._split_heads(self.q_proj(query))
+                k, v = self._split_heads(self.k_proj(key)), self._split_heads(self.v_proj(value))
+            if incremental_state is not None and self.self_attention:
+                beam = beam_of(batch, self.beam_size, saved)
+                saved, k, v = append(saved, k, v, beam)
+                key_padding_mask = append_padding(saved, key_padding_mask, length)
+            else:
+                k, v = k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)  # B x H x S x D
+                if incremental_state is not None:
+                    beam = batch // k.size(0)
+                    saved = {"keys": k, "values": v, "padding": key_padding_mask, "beam": beam}
             if incremental_state is not None:
-                state = dict(zip(self._CACHE, (k, v, key_padding_mask), strict=True))
-                self._set_input_buffer(incremental_state, state)
+                self._set_input_buffer(incremental_state, saved)
 
-        masked = attn_mask
+        # T x B x H x D -> G x H x (K*T) x D: the hypotheses of a sentence as so many more queries
+        shape = (length, batch // beam, beam, self.num_heads, self.head_dim)
+        q = (
+            q.view(shape)
+            .permute(1, 3, 2, 0, 4)
+            .reshape(batch // beam, self.num_heads, -1, self.head_dim)
+        )
+
+        mask = attn_mask  # boolean (True where masked), or added to the scores
         if key_padding_mask is not None:
-            padding = key_padding_mask.bool()[:, None, None, :]  # B x 1 x 1 x S
-            masked = padding if masked is None else padding | masked
+            mask = _join(mask, key_padding_mask.bool()[:, None, None, :])  # B x 1 x 1 x S
+        hidden = None
+        if self.lesion != "none":
+            hidden = self._text_meets_memory(length, k.size(2), beam, first_step)
         if self.lesion == "no-read":
-            hidden = self._text_meets_memory(length, k.size(2), first_step=not saved)
-            masked = hidden if masked is None else masked | hidden
+            mask = _join(mask, hidden)
         active = self.training or self.dropout_module.apply_during_inference
         dropout = self.dropout_module.p if active else 0.0
 
@@ -131,49 +152,69 @@ class FusedAttention(MultiheadAttention):
         if k.size(2) == 0:
             x = torch.zeros_like(q)
         elif need_weights or need_head_weights or self.lesion == "zero-read":
-            weights = _attention_weights(q * self.scaling, k, masked)  # B x H x T x S
-            if self.lesion == "zero-read":
-                hidden = self._text_meets_memory(length, k.size(2), first_step=not saved)
+            weights = _attention_weights(q * self.scaling, k, mask)  # G x H x (K*T) x S
+            if self.lesion == "zero-read" and hidden is not None:
                 weights = weights.masked_fill(hidden, 0.0)
             x = F.dropout(weights.type_as(v), dropout) @ v
+            weights = weights.unflatten(2, (beam, length)).transpose(1, 2).flatten(0, 1)
             weights = weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
         else:
-            allowed = None if masked is None else ~masked
+            allowed = ~mask if mask is not None and mask.dtype == torch.bool else mask
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
-        x = x.permute(2, 0, 1, 3).reshape(length, batch, self.embed_dim)
-        return self.out_proj(x), weights
+        x = x.unflatten(2, (beam, length)).permute(3, 0, 2, 1, 4)  # T x G x K x H x D
+        return self.out_proj(x.reshape(length, batch, self.embed_dim)), weights
 
-    def _text_meets_memory(self, queries: int, keys: int, first_step: bool) -> Tensor:
-        """T x S, True where the query is text and the key is memory."""
+    def reorder_incremental_state(self, incremental_state: State | None, new_order: Tensor) -> None:
+        """Follow beam search: drop finished sentences; hypotheses stay where they were written."""
+        saved = None if incremental_state is None else self._get_input_buffer(incremental_state)
+        if saved:
+            self._set_input_buffer(incremental_state, select_sentences(saved, new_order))
+
+    def make_generation_fast_(self, **kwargs: Any) -> None:
+        """Hook of fairseq's, before inference: project queries, keys and values in one product."""
+        if self.self_attention and not any(p._forward_pre_hooks for p in self._projections()):
+            weights, biases = zip(*((p.weight, p.bias) for p in self._projections()), strict=True)
+            self.register_buffer("_weight", torch.cat(weights).detach(), persistent=False)
+            self.register_buffer("_bias", torch.cat(biases).detach(), persistent=False)
+
+    _weight: Tensor | None = None
+    _bias: Tensor | None = None
+
+    def _projections(self) -> tuple[torch.nn.Linear, ...]:
+        return self.q_proj, self.k_proj, self.v_proj
+
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values of self-attention, each T x B x C."""
+        if self._weight is not None:
+            return F.linear(x, self._weight, self._bias).chunk(3, dim=-1)
+        return [projection(x) for projection in self._projections()]
+
+    def _text_meets_memory(self, queries: int, keys: int, beam: int, first_step: bool) -> Tensor:
+        """(K*T) x S, True where the query is text and the key is memory."""
         device = self.q_proj.weight.device
         text = torch.arange(queries, device=device) >= (self.memory_queries if first_step else 0)
-        return text[:, None] & (torch.arange(keys, device=device) < self.lesioned_keys)
+        memory = self.lesioned_keys * (beam if self.self_attention else 1)
+        return text.repeat(beam)[:, None] & (torch.arange(keys, device=device) < memory)
 
-    _CACHE = ("prev_key", "prev_value", "prev_key_padding_mask")
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """T x B x C -> B x H x T x D."""
-        return x.view(*x.shape[:2], self.num_heads, self.head_dim).permute(1, 2, 0, 3)
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """T x B x C -> T x B x H x D."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim))
 
 
-def _attention_weights(q: Tensor, k: Tensor, masked: Tensor | None) -> Tensor:
+def _join(mask: Tensor | None, masked: Tensor | None) -> Tensor | None:
+    """Mask more: ``masked`` is boolean, ``mask`` boolean too or added to the scores."""
+    if mask is None or masked is None:
+        return masked if mask is None else mask
+    if mask.dtype == torch.bool:
+        return mask | masked
+    return torch.where(masked, float("-inf"), mask)
+
+
+def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """The softmax, at least in float32; a query without any key gets zeros, not NaN."""
     scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32))
-    if masked is None:
+    if mask is None:
         return torch.softmax(scores, dim=-1)
+    masked = mask if mask.dtype == torch.bool else mask == float("-inf")
     scores = scores.masked_fill(masked, float("-inf"))
     return torch.softmax(scores, dim=-1).masked_fill(masked.all(dim=-1, keepdim=True), 0.0)
-
-
-def _append_padding(
-    old: Tensor | None, new: Tensor | None, total: int, added: int
-) -> Tensor | None:
-    """Join the padding masks of the cache (B x S') and of the new keys (B x added)."""
-    if old is None and new is None:
-        return None
-    if old is None:
-        assert new is not None
-        old = new.new_zeros(new.size(0), total - added)
-    if new is None:
-        new = old.new_zeros(old.size(0), added)
-    return torch.cat([old.bool(), new.bool()], dim=1)

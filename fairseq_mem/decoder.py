@@ -2,8 +2,7 @@
 
 Decoder memory stands in front of the target under the causal mask: a slot sees earlier slots and
 the encoder's output, a token sees all slots. In incremental decoding memory and the first token
-run together in the first step, after which memory lives in the attention's cache, one copy a
-hypothesis, and is reordered with it.
+run together in the first step, after which memory lives in the attention's cache (``cache``).
 """
 
 from typing import Any
@@ -13,12 +12,17 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 
 from .attention import State, build_attention
+from .cache import ancestry_mask, beam_of, extend_ancestry, sentences_of
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
 
 
 class MemTransformerDecoderLayer(TransformerDecoderLayerBase):
     """fairseq's decoder layer, same parameters, with our attention."""
+
+    def __init__(self, cfg: Any, no_encoder_attn: bool = False) -> None:
+        super().__init__(cfg, no_encoder_attn)
+        self.need_attn = False  # the decoder asks the one layer whose attention it returns
 
     def build_self_attention(self, embed_dim: int, cfg: Any, **unused: bool) -> Any:
         """Hook of fairseq's layer; ``embed_dim`` is C."""
@@ -63,6 +67,12 @@ class MemTransformerDecoder(TransformerDecoderBase):
             memory_for(cfg, cfg.memory_decoder_tokens, self.embed_dim) if needs_memory else None
         )
 
+    need_attn = True
+
+    def make_generation_fast_(self, need_attn: bool = False, **kwargs: Any) -> None:
+        """Hook of fairseq's, before inference: weights nobody wants to see are not computed."""
+        self.need_attn = need_attn
+
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> Any:
         """Hook of fairseq's constructor."""
         return wrap_layer(MemTransformerDecoderLayer(cfg, no_encoder_attn), cfg)
@@ -83,7 +93,8 @@ class MemTransformerDecoder(TransformerDecoderBase):
             encoder_out: the encoder's result, memory inside.
             incremental_state: the caches; only the last token is then looked at.
             full_context_alignment: text sees later text; memory still sees only memory.
-            alignment_layer: whose attention to the source is returned (default: the last).
+            alignment_layer: whose attention to the source is returned (default: the last's, in
+                evaluation; none in training, nor where ``fairseq-generate`` has no use for it).
             alignment_heads: average only so many heads.
 
         Returns:
@@ -91,6 +102,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
             columns only; what went to memory is missing from its sums) and ``inner_states``
             (T x B x C each), all without memory.
         """
+        give_attention = alignment_layer is not None or (self.need_attn and not self.training)
         if alignment_layer is None:
             alignment_layer = self.num_layers - 1
         source = source_padding = None
@@ -109,17 +121,16 @@ class MemTransformerDecoder(TransformerDecoderBase):
             x = self.memory.prepend(x, codes)
             padding = self.memory.prepend_padding(padding)
 
-        mask = None
         if incremental_state is None:
             mask = causal_mask(memory, length, x.device, full_context_alignment)
-        elif memory > 0:
-            mask = causal_mask(memory, length, x.device)
+        else:
+            mask = self._ancestry_mask(incremental_state, x)
         has_padding = bool(padding.any())
 
         attn: Tensor | None = None
         inner_states: list[Tensor | None] = [x[memory:]]
         for index, layer in enumerate(self.layers):
-            wanted = index == alignment_layer
+            wanted = give_attention and index == alignment_layer
             x, layer_attn, _ = layer(
                 x,
                 source,
@@ -173,6 +184,37 @@ class MemTransformerDecoder(TransformerDecoderBase):
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
         return self.dropout_module(x), codes
+
+    def _ancestry_mask(self, incremental_state: State, x: Tensor) -> Tensor | None:
+        """Note the new positions (``x``: T x B x C) and mask what their hypotheses did not write.
+
+        Returns:
+            G x 1 x (K*T) x (S*K), to be added to the scores; None where nothing is masked.
+        """
+        length, batch, _ = x.shape
+        saved = self.get_incremental_state(incremental_state, "ancestry")
+        beam = beam_of(batch, getattr(self, "_beam_size", 1), saved)
+        places = extend_ancestry(saved and saved["places"], length, batch, beam, x)
+        saved = {"places": places, "beam": beam}
+        self.set_incremental_state(incremental_state, "ancestry", saved)
+        return ancestry_mask(places, length, x.dtype) if beam > 1 or length > 1 else None
+
+    def reorder_incremental_state(self, incremental_state: State, new_order: Tensor) -> None:
+        """Follow beam search: hypothesis i continues what hypothesis ``new_order[i]`` has written.
+
+        Raises:
+            ValueError: a hypothesis would leave its sentence's beam (``model.set_beam_size``).
+        """
+        saved = self.get_incremental_state(incremental_state, "ancestry")
+        if saved:
+            places, beam = saved["places"], saved["beam"]
+            sentences_of(new_order, beam)
+            if beam > 1:
+                places = places.flatten(0, 1)[new_order].unflatten(0, (-1, beam))
+            else:  # attention moves the keys themselves
+                places = places[new_order]
+            saved = {"places": places, "beam": beam}
+            self.set_incremental_state(incremental_state, "ancestry", saved)
 
     def _has_cache(self, incremental_state: State | None) -> bool:
         """Whether an earlier step has left its keys and values, memory's among them."""

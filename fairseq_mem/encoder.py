@@ -11,6 +11,7 @@ import torch
 from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
+from .cache import sentences_of
 from .errors import UserError
 from .layers import wrap_layer
 from .memory import memory_for
@@ -110,6 +111,36 @@ class MemTransformerEncoder(TransformerEncoderBase):
             "src_tokens": [],
             "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
         }
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Hook of fairseq's generator: so many hypotheses will read each sentence."""
+        self.beam_size = beam_size
+
+    beam_size = 1
+
+    def reorder_encoder_out(
+        self, encoder_out: dict[str, list[Any]], new_order: Tensor
+    ) -> dict[str, list[Any]]:
+        """Follow beam search; the hypotheses of a sentence go on sharing one copy of it.
+
+        Args:
+            encoder_out: of G sentences, or of B rows.
+            new_order: B' old rows.
+        """
+        beam = self.beam_size
+        rows = encoder_out["encoder_out"][0].size(1)
+        if "beam" in encoder_out:
+            (beam,) = encoder_out["beam"]
+            sentences = sentences_of(new_order, beam)
+        else:
+            sentences = torch.arange(rows, device=new_order.device)
+            if beam == 1 or not torch.equal(new_order, sentences.repeat_interleave(beam)):
+                return super().reorder_encoder_out(encoder_out, new_order)
+        if sentences.numel() != rows or not torch.equal(
+            sentences, torch.arange(rows, device=sentences.device)
+        ):
+            encoder_out = super().reorder_encoder_out(encoder_out, sentences)
+        return {**encoder_out, "beam": [beam]}
 
     def split_memory(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Take :meth:`forward`'s result apart: final memory (m x B x C) and text (T x B x C)."""

@@ -126,7 +126,7 @@ def test_new_keys_are_the_controllers(update):
 )
 def test_architectures_set_the_update(arch, update, tokens):
     model = build(arch)
-    assert isinstance(model.encoder.layers[0], UPDATES[update])
+    assert type(model.encoder.layers[0]) is UPDATES[update]
     assert model.encoder.memory.tokens == tokens
     assert build("mem_transformer", memory_update=update).encoder.update is UPDATES[update]
 
@@ -276,12 +276,30 @@ def test_half_precision_stays_finite(update, dtype):
 
 
 @every_update
-def test_dropout_acts_in_training_only(update):
-    model = make(update, dropout=0.5, attention_dropout=0.5, activation_dropout=0.5)
-    previous = shifted(TARGET)
-    assert torch.equal(logits(model, SOURCE, previous), logits(model, SOURCE, previous))
-    model.train()
-    assert not torch.allclose(logits(model, SOURCE, previous), logits(model, SOURCE, previous))
+@pytest.mark.parametrize("dropout", ["dropout", "attention_dropout", "activation_dropout"])
+def test_each_dropout_acts_on_memory_and_text_in_training_only(update, dropout):
+    encoder = make(update, **{dropout: 0.5}).encoder
+    shared = {} if encoder.controller is None else {"controller": encoder.controller}
+    x, padding = encoder_input(encoder)
+
+    def twice():
+        return [encoder.layers[0](x, encoder_padding_mask=padding, **shared) for _ in range(2)]
+
+    first, second = twice()
+    assert torch.equal(first, second)
+    encoder.train()
+    first, second = twice()
+    for part in (slice(None, M), slice(M, None)):
+        assert not torch.allclose(first[part], second[part])
+
+
+@with_controller
+def test_residual_dropout_acts_behind_attention_and_behind_the_feed_forward_part(update):
+    layer = make(update, dropout=0.5).encoder.layers[0].train()
+    masks = []
+    layer.dropout_module.register_forward_hook(lambda *_: masks.append(1))
+    layer.read(torch.randn(4, 2, 16).double(), torch.randn(3, 2, 16).double())
+    assert len(masks) == 2
 
 
 # 8. Warm starts

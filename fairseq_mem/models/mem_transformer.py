@@ -110,6 +110,12 @@ class MemTransformerModel(TransformerModel):
             return super().build_decoder(cfg, tgt_dict, embed_tokens)
         return MemTransformerDecoder(cfg, tgt_dict, embed_tokens, cfg.no_cross_attention)
 
+    def set_beam_size(self, beam_size: int) -> None:
+        """Hook of fairseq's generator: hypotheses come in groups of ``beam_size`` a sentence."""
+        for part in (self.encoder, self.decoder):
+            if isinstance(part, MemTransformerEncoder | MemTransformerDecoder):
+                part.set_beam_size(beam_size)
+
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """Fit a checkpoint's memory to ours; called by fairseq before every load."""
         super().upgrade_state_dict_named(state_dict, name)

@@ -15,7 +15,6 @@ No token attends to a token, so that the cost grows with m(n+m) + nm, linearly i
     A^seq = X^seq + MH^seq(LN^seq(X^seq), LN^seq(H^mem), LN^seq(H^mem))
 """
 
-
 import torch
 from torch import Tensor
 
