@@ -17,6 +17,9 @@ USUAL = (
     "--lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --share-all-embeddings"
 )
 
+# What we recommend: the same loss and the same steps, computed faster
+RECOMMENDED = "--criterion label_smoothed_cross_entropy_fused --optimizer adam_fused"
+
 
 class Size(NamedTuple):
     """A model's size; encoder and decoder are alike."""
@@ -69,8 +72,14 @@ def chosen(contestants: Mapping[str, Any], patterns: Sequence[str]) -> dict[str,
 
 def training_flags() -> dict[str, str]:
     """The architecture, and what departs from USUAL, of all that fairseq trains."""
-    found = {STOCK: "--arch transformer", "mem-0": memory_flags("shared", 0)}
+    found = {
+        STOCK: "--arch transformer",
+        f"{STOCK}-our-flags": f"--arch transformer {RECOMMENDED}",
+        "mem-0": f"{memory_flags('shared', 0)} {RECOMMENDED}",
+        "mem-10-usual-flags": memory_flags("shared", 10),
+    }
     for update in UPDATES:
         for tokens in (10, 20):
-            found[memory_name(update, tokens)] = memory_flags(update, tokens)
+            flags = f"{memory_flags(update, tokens)} {RECOMMENDED}"
+            found[memory_name(update, tokens)] = flags
     return found

@@ -73,6 +73,14 @@ class FusedAttention(MultiheadAttention):
     lesion = "none"
     lesioned_keys = 0
     memory_queries = 0
+    fused_weight: Tensor | None
+    fused_bias: Tensor | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # filled before inference; they move with the module but are not in its checkpoints
+        self.register_buffer("fused_weight", None, persistent=False)
+        self.register_buffer("fused_bias", None, persistent=False)
 
     def forward(
         self,
@@ -122,9 +130,9 @@ class FusedAttention(MultiheadAttention):
                 saved, k, v = append(saved, k, v, beam)
                 key_padding_mask = append_padding(saved, key_padding_mask, length)
             else:
-                k, v = k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)  # B x H x S x D
+                k, v = k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)  # B or G x H x S x D
+                beam = batch // k.size(0)
                 if incremental_state is not None:
-                    beam = batch // k.size(0)
                     saved = {"keys": k, "values": v, "padding": key_padding_mask, "beam": beam}
             if incremental_state is not None:
                 self._set_input_buffer(incremental_state, saved)
@@ -174,19 +182,16 @@ class FusedAttention(MultiheadAttention):
         """Hook of fairseq's, before inference: project queries, keys and values in one product."""
         if self.self_attention and not any(p._forward_pre_hooks for p in self._projections()):
             weights, biases = zip(*((p.weight, p.bias) for p in self._projections()), strict=True)
-            self.register_buffer("_weight", torch.cat(weights).detach(), persistent=False)
-            self.register_buffer("_bias", torch.cat(biases).detach(), persistent=False)
-
-    _weight: Tensor | None = None
-    _bias: Tensor | None = None
+            self.fused_weight = torch.cat(weights).detach()
+            self.fused_bias = torch.cat(biases).detach()
 
     def _projections(self) -> tuple[torch.nn.Linear, ...]:
         return self.q_proj, self.k_proj, self.v_proj
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values of self-attention, each T x B x C."""
-        if self._weight is not None:
-            return F.linear(x, self._weight, self._bias).chunk(3, dim=-1)
+        if self.fused_weight is not None:
+            return F.linear(x, self.fused_weight, self.fused_bias).chunk(3, dim=-1)
         return [projection(x) for projection in self._projections()]
 
     def _text_meets_memory(self, queries: int, keys: int, beam: int, first_step: bool) -> Tensor:

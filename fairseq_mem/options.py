@@ -57,6 +57,9 @@ def add_memory_args(parser: Any) -> None:
     parser.add_argument("--memory-lesion-scope", choices=LESION_SCOPES,
                         help="where: in the encoder (default), in the decoder's attention to the "
                              "encoder (cross), in the decoder's self-attention, or in all three")
+    parser.add_argument("--memory-bf16", action="store_true",
+                        help="at inference, through --model-overrides: compute in bfloat16 on a "
+                             "CPU that has it")
     # fmt: on
 
 
@@ -69,6 +72,7 @@ def set_memory_defaults(args: Any, tokens: int, update: str = "shared") -> None:
     args.memory_positions = getattr(args, "memory_positions", False)
     args.memory_only = getattr(args, "memory_only", False)
     args.memory_grow = getattr(args, "memory_grow", False)
+    args.memory_bf16 = getattr(args, "memory_bf16", False)
     args.memory_lesion = getattr(args, "memory_lesion", "none")
     args.memory_lesion_scope = getattr(args, "memory_lesion_scope", "encoder")
 

@@ -169,6 +169,7 @@ def test_alignments_point_at_source_words(data, model):
             "--batch-size",
             "12",
         ],
+        ["--model-overrides", "{'memory_bf16': True}", "--beam", "4"],
         ["--no-repeat-ngram-size", "2", "--lenpen", "0.6", "--min-len", "3"],
     ],
     ids=lambda options: options[0],
@@ -329,3 +330,47 @@ def test_user_dir_works_from_anywhere(data, model, tmp_path):
             "--task", "translation", "--valid-subset", "valid", user_dir=user_dir, cwd=tmp_path,
         )  # fmt: skip
         assert "nll_loss" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("model_name", ["ctrl", "ctrl_shared", "bottleneck"])
+def test_the_other_models_train_and_translate_in_a_fresh_process(data, model, tmp_path, model_name):
+    """Warm-started from a MemTransformer; then with fewer slots, and lesioned."""
+    arch = f"mem_{model_name}_transformer_small"
+    start = ["--finetune-from-model", model / "checkpoint_last.pt"]
+    done = train(data, tmp_path, *MEMORY, *start, "--max-epoch", "1", arch=arch)
+    assert (done.stdout + done.stderr).count("begins as a copy of the encoder's own layers") == 1
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    state = torch.load(checkpoint)["model"]
+    controllers = {k.split(".controller.")[0] for k in state if ".controller." in k}
+    homes = {"encoder"} if model_name == "ctrl_shared" else {f"encoder.layers.{n}" for n in (0, 1)}
+    assert controllers == homes
+    outputs = []
+    for overrides in (
+        "{}",
+        "{'memory_tokens': 0}",
+        "{'memory_lesion': 'no-read', 'memory_lesion_scope': 'all'}",
+        "{'memory_lesion': 'zero-read'}",
+    ):
+        outputs.append(
+            hypotheses(generate(data, checkpoint, "--model-overrides", overrides).stdout)
+        )
+        assert len(outputs[-1]) == 12
+    assert all(other != outputs[0] for other in outputs[1:])
+
+
+def test_training_with_a_lesion_ends_in_one_clear_line(data, tmp_path):
+    done = train(data, tmp_path, *MEMORY, "--memory-lesion", "no-read", check=False)
+    assert done.returncode == 1
+    assert "memory_lesion is 'no-read', which is for inference" in last_line(done)
+
+
+def test_training_goes_on_with_the_fused_criterion_and_optimizer_and_back(data, model, tmp_path):
+    """Checkpoints of fairseq's criterion and optimizer and of ours are exchangeable."""
+    shutil.copy(model / "checkpoint1.pt", tmp_path / "checkpoint_last.pt")
+    fused = ["label_smoothed_cross_entropy_fused", "--label-smoothing", "0.1"]
+    options = [*MEMORY, "--optimizer", "adam_fused", "--max-epoch", "2"]
+    done = train(data, tmp_path, *options, criterion=fused)
+    assert "begin training epoch 2" in done.stdout + done.stderr
+    done = train(data, tmp_path, *MEMORY, "--max-epoch", "3")
+    assert "begin training epoch 3" in done.stdout + done.stderr
+    assert "begin training epoch 2" not in done.stdout + done.stderr

@@ -109,7 +109,7 @@ prepare() {
     [ ! -e "$data/settings.txt" ] || return 0
     begin prepare "Preparing the text: tokens, BPE, numbers" "40 seconds"
     local command=(
-        ./preprocess.sh --source de --target en --bpe 2000
+        ./preprocess.sh --source de --target en --bpe 4000
         --train "$raw/train" --valid "$raw/valid" --test "$raw/test" --out "$data"
     )
     show "${command[@]}"

@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, transformer_legacy
-from torch import Tensor, no_grad
+from torch import Tensor
 
 from ..decoder import MemTransformerDecoder
 from ..encoder import MemTransformerEncoder
@@ -49,7 +50,7 @@ class MemTransformerHub(GeneratorHubInterface):
         memories = [self.memory_states(sentence) for sentence in sentences]
         return [Translation(*pair) for pair in zip(texts, memories, strict=True)]
 
-    @no_grad()
+    @torch.no_grad()
     def memory_states(self, sentence: str, model: int = 0) -> Tensor:
         """What memory holds behind the encoder's last layer: m x C (0 x C without memory).
 
@@ -109,6 +110,15 @@ class MemTransformerModel(TransformerModel):
         if _is_stock(cfg) and cfg.memory_decoder_tokens == 0:
             return super().build_decoder(cfg, tgt_dict, embed_tokens)
         return MemTransformerDecoder(cfg, tgt_dict, embed_tokens, cfg.no_cross_attention)
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Hook of fairseq's, before inference: to bfloat16, if that is wanted and gains time."""
+        if self.args.memory_bf16 and next(self.parameters()).device.type == "cpu":
+            if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                self.bfloat16()
+            else:
+                logger.warning("memory_bf16: this CPU has no bfloat16; computing in float32")
+        super().prepare_for_inference_(cfg)
 
     def set_beam_size(self, beam_size: int) -> None:
         """Hook of fairseq's generator: hypotheses come in groups of ``beam_size`` a sentence."""

@@ -1,0 +1,126 @@
+"""Beam search with caches that never move, against one without any cache."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from toy import build, dictionary, sentences
+
+from fairseq_mem import cache
+
+SOURCE = sentences([6, 3, 5, 9, 4], left_pad=True, seed=1)
+VARIANTS = {
+    "encoder": dict(memory_tokens=3),
+    "both": dict(memory_tokens=3, memory_decoder_tokens=2),
+    "both, positions": dict(memory_tokens=3, memory_decoder_tokens=2, memory_positions=True),
+    "bottleneck": dict(memory_tokens=3, memory_update="bottleneck"),
+    "lesion": dict(
+        memory_tokens=3,
+        memory_decoder_tokens=2,
+        memory_lesion="no-read",
+        memory_lesion_scope="all",
+    ),
+    "zero-read": dict(
+        memory_tokens=3,
+        memory_decoder_tokens=2,
+        memory_lesion="zero-read",
+        memory_lesion_scope="all",
+    ),
+}
+
+
+def translate(options, cached, beam=4, prepared=True, **search):
+    """All hypotheses, each as tokens and score."""
+    model = build(decoder_layers=3, **options)
+    if prepared:
+        model.make_generation_fast_(need_attn=False)
+    generator = SequenceGenerator(
+        [model], dictionary(), beam_size=beam, max_len_a=1.2, max_len_b=40, **search
+    )
+    if not cached:
+        generator.model.has_incremental = False
+        model.set_beam_size(1)
+    sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(1).sum(1)}}
+    found = generator.generate([model], sample)
+    return [[(h["tokens"].tolist(), h["score"].item()) for h in beams] for beams in found]
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("prepared", [False, True])
+def test_the_search_finds_what_it_finds_without_any_cache(options, prepared):
+    """Sentences of different lengths end at different steps, and caches outgrow what they had."""
+    plain = translate(options, cached=False, prepared=prepared)
+    cached = translate(options, cached=True, prepared=prepared)
+    longest = max(len(tokens) for beams in plain for tokens, _ in beams)
+    assert longest > cache.FIRST_CAPACITY  # the caches had to grow
+    for one, other in zip(plain, cached, strict=True):
+        assert [tokens for tokens, _ in one] == [tokens for tokens, _ in other]
+        for (_, score), (_, same) in zip(one, other, strict=True):
+            assert score == pytest.approx(same, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [dict(beam=1), dict(beam=7), dict(len_penalty=0.6, min_len=9), dict(no_repeat_ngram_size=2)],
+)
+def test_other_searches(search):
+    options = VARIANTS["both"]
+    plain, cached = (translate(options, cached, **search) for cached in (False, True))
+    assert [[t for t, _ in beams] for beams in plain] == [[t for t, _ in beams] for beams in cached]
+
+
+def test_one_copy_of_the_source_a_sentence():
+    model = build(memory_tokens=3)
+    model.set_beam_size(4)
+    encoder_out = model.encoder(SOURCE)
+    order = torch.arange(5).repeat_interleave(4)
+    shared = model.encoder.reorder_encoder_out(encoder_out, order)
+    assert shared["encoder_out"][0] is encoder_out["encoder_out"][0]
+    within = torch.tensor([1, 0, 3, 3, 5, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])
+    again = model.encoder.reorder_encoder_out(shared, within)
+    assert again["encoder_out"][0] is encoder_out["encoder_out"][0]
+    two_left = model.encoder.reorder_encoder_out(again, within[[4, 5, 6, 7, 16, 17, 18, 19]])
+    assert torch.equal(two_left["encoder_out"][0], encoder_out["encoder_out"][0][:, [1, 4]])
+
+
+def test_leaving_the_beam_is_refused():
+    model = build(memory_tokens=3)
+    model.set_beam_size(2)
+    state, tokens = {}, torch.full((4, 1), 2)
+    encoder_out = model.encoder.reorder_encoder_out(
+        model.encoder(SOURCE[:2]), torch.tensor([0, 0, 1, 1])
+    )
+    model.decoder(tokens, encoder_out=encoder_out, incremental_state=state)
+    with pytest.raises(ValueError, match="from one sentence to another, with beams of 2"):
+        model.decoder.reorder_incremental_state_scripting(state, torch.tensor([0, 2, 1, 3]))
+
+
+def test_attention_is_given_to_those_who_ask():
+    model = build(memory_tokens=3).eval()
+    previous = torch.tensor([[2, 5, 6]])
+    assert model(SOURCE[:1], None, previous)[1]["attn"][0].shape == (1, 3, 9)
+    model.train()
+    assert model(SOURCE[:1], None, previous)[1]["attn"][0] is None
+    assert model(SOURCE[:1], None, previous, alignment_layer=0)[1]["attn"][0].shape == (1, 3, 9)
+    model.eval()
+    model.decoder.make_generation_fast_(need_attn=False)
+    assert model(SOURCE[:1], None, previous)[1]["attn"][0] is None
+    model.decoder.make_generation_fast_(need_attn=True)
+    assert model(SOURCE[:1], None, previous)[1]["attn"][0].shape == (1, 3, 9)
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_bfloat16_where_the_processor_has_it(supported, monkeypatch, caplog):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    models = [
+        build(memory_tokens=3, memory_decoder_tokens=2, memory_bf16=bf16, double=False)
+        for bf16 in (False, True)
+    ]
+    for model in models:
+        model.prepare_for_inference_(SimpleNamespace(generation=SimpleNamespace()))
+    previous = torch.tensor([[2, 5, 6]])
+    exact, rough = (model(SOURCE[:1], None, previous)[0] for model in models)
+    assert rough.dtype == (torch.bfloat16 if supported else torch.float32)
+    assert ("no bfloat16" in caplog.text) == (not supported)
+    torch.testing.assert_close(rough.float(), exact, rtol=0, atol=0.1)
