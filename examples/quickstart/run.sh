@@ -130,8 +130,8 @@ train() {
         --encoder-attention-heads 4 --decoder-attention-heads 4
         --encoder-normalize-before --decoder-normalize-before --share-all-embeddings
         # what is learned, and how fast: few passes over little text, so no dropout
-        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0
-        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1
+        --criterion label_smoothed_cross_entropy_fused --label-smoothing 0.1 --dropout 0
+        --optimizer adam_fused --adam-betas '(0.9, 0.98)' --clip-norm 1
         --lr 4e-3 --warmup-updates 200
         --lr-scheduler polynomial_decay --total-num-update "$updates" --max-update "$updates"
         --max-tokens 1500 --required-batch-size-multiple 1 --num-workers 0 --seed 1 --cpu
