@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
-from .cache import append, append_padding, beam_of, select_sentences
+from .cache import append, append_padding, select_sentences
 
 State = dict[str, dict[str, Tensor | None]]
 
@@ -102,7 +102,8 @@ class FusedAttention(MultiheadAttention):
         Args:
             key_padding_mask: B x S, True at padding.
             attn_mask: T x S, boolean, True where a query may *not* attend; or what is added to
-                the scores.
+                the scores, in incremental decoding G x 1 x (K*T) x (S*K) for G sentences of K
+                hypotheses each (``cache``).
             static_kv: key and value do not change between steps (the encoder's output).
 
         Returns:
@@ -126,7 +127,9 @@ class FusedAttention(MultiheadAttention):
                 q = self._split_heads(self.q_proj(query))
                 k, v = self._split_heads(self.k_proj(key)), self._split_heads(self.v_proj(value))
             if incremental_state is not None and self.self_attention:
-                beam = beam_of(batch, self.beam_size, saved)
+                # the mask of a beam search has one entry a sentence (cache.ancestry_mask)
+                if attn_mask is not None and attn_mask.dim() == 4:
+                    beam = batch // attn_mask.size(0)
                 saved, k, v = append(saved, k, v, beam)
                 key_padding_mask = append_padding(saved, key_padding_mask, length)
             else:

@@ -1,10 +1,10 @@
 """What attention keeps between the steps of incremental decoding.
 
 fairseq moves every hypothesis's keys and values at every step, because beam search reorders the
-hypotheses. Here they stay where they were written. In beam search (the generator tells the beam
-to ``set_beam_size``) the hypotheses of one sentence attend to the keys of all of them through a
-mask of their ancestry, and the source's keys and values are kept once a sentence. Without a beam
-there is one hypothesis a "sentence", and reordering moves it.
+hypotheses. Here they stay where they were written. In beam search (which the encoder's output
+tells, see ``MemTransformerEncoder.reorder_encoder_out``) the hypotheses of one sentence attend to
+the keys of all of them through a mask of their ancestry, and the source's keys and values are kept
+once a sentence. Otherwise there is one hypothesis a "sentence", and reordering moves it.
 
 Shapes: G sentences of K hypotheses each, B = G * K rows, S positions so far.
 """
@@ -16,13 +16,6 @@ from torch import Tensor
 
 Saved = dict[str, Any]
 FIRST_CAPACITY = 32
-
-
-def beam_of(batch: int, beam_size: int, saved: Saved | None) -> int:
-    """K: as it was in the first step; the beam's size if the rows (B) make whole beams, else 1."""
-    if saved:
-        return saved["beam"]
-    return beam_size if batch % beam_size == 0 else 1
 
 
 def append(saved: Saved | None, k: Tensor, v: Tensor, beam: int) -> tuple[Saved, Tensor, Tensor]:
@@ -89,8 +82,7 @@ def sentences_of(new_order: Tensor, beam: int) -> Tensor:
     sentences = new_order.view(-1, beam).div(beam, rounding_mode="floor")
     if not (sentences == sentences[:, :1]).all():
         raise ValueError(
-            f"new_order moves hypotheses from one sentence to another, with beams of {beam}; "
-            "call model.set_beam_size(1) before decoding"
+            f"new_order moves hypotheses from one sentence to another, with beams of {beam}"
         )
     return sentences[:, 0]
 

@@ -12,7 +12,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 
 from .attention import State, build_attention
-from .cache import ancestry_mask, beam_of, extend_ancestry, sentences_of
+from .cache import ancestry_mask, extend_ancestry, sentences_of
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
 
@@ -124,7 +124,8 @@ class MemTransformerDecoder(TransformerDecoderBase):
         if incremental_state is None:
             mask = causal_mask(memory, length, x.device, full_context_alignment)
         else:
-            mask = self._ancestry_mask(incremental_state, x)
+            beam = int(encoder_out["beam"][0]) if encoder_out and "beam" in encoder_out else 1
+            mask = self._ancestry_mask(incremental_state, x, beam)
         has_padding = bool(padding.any())
 
         attn: Tensor | None = None
@@ -185,15 +186,17 @@ class MemTransformerDecoder(TransformerDecoderBase):
             x = self.layernorm_embedding(x)
         return self.dropout_module(x), codes
 
-    def _ancestry_mask(self, incremental_state: State, x: Tensor) -> Tensor | None:
+    def _ancestry_mask(self, incremental_state: State, x: Tensor, beam: int) -> Tensor | None:
         """Note the new positions (``x``: T x B x C) and mask what their hypotheses did not write.
+
+        Args:
+            beam: K, hypotheses a sentence.
 
         Returns:
             G x 1 x (K*T) x (S*K), to be added to the scores; None where nothing is masked.
         """
         length, batch, _ = x.shape
         saved = self.get_incremental_state(incremental_state, "ancestry")
-        beam = beam_of(batch, getattr(self, "_beam_size", 1), saved)
         places = extend_ancestry(saved and saved["places"], length, batch, beam, x)
         saved = {"places": places, "beam": beam}
         self.set_incremental_state(incremental_state, "ancestry", saved)
@@ -203,7 +206,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
         """Follow beam search: hypothesis i continues what hypothesis ``new_order[i]`` has written.
 
         Raises:
-            ValueError: a hypothesis would leave its sentence's beam (``model.set_beam_size``).
+            ValueError: a hypothesis would leave its sentence's beam.
         """
         saved = self.get_incremental_state(incremental_state, "ancestry")
         if saved:

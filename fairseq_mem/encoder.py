@@ -21,7 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class MemTransformerEncoder(TransformerEncoderBase):
-    """Encodes (m+T) positions and returns them all: the decoder reads memory and text alike."""
+    """Encodes (m+T) positions and returns them all: the decoder reads memory and text alike.
+
+    Attributes:
+        beam_size: so many hypotheses may come to read each sentence (``model.set_beam_size``).
+    """
+
+    beam_size = 1
 
     def __init__(self, cfg: Any, dictionary: Any, embed_tokens: Any) -> None:
         super().__init__(cfg, dictionary, embed_tokens)
@@ -111,12 +117,6 @@ class MemTransformerEncoder(TransformerEncoderBase):
             "src_tokens": [],
             "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
         }
-
-    def set_beam_size(self, beam_size: int) -> None:
-        """Hook of fairseq's generator: so many hypotheses will read each sentence."""
-        self.beam_size = beam_size
-
-    beam_size = 1
 
     def reorder_encoder_out(
         self, encoder_out: dict[str, list[Any]], new_order: Tensor

@@ -84,6 +84,22 @@ def test_one_copy_of_the_source_a_sentence():
     assert torch.equal(two_left["encoder_out"][0], encoder_out["encoder_out"][0][:, [1, 4]])
 
 
+def test_searches_with_one_model_do_not_disturb_each_other():
+    """A greedy search does not tell its beam size, and must not inherit the last one's."""
+    model = build(memory_tokens=3, memory_decoder_tokens=2)
+    sample = {"net_input": {"src_tokens": SOURCE[:4], "src_lengths": SOURCE[:4].ne(1).sum(1)}}
+
+    def search(beam):
+        generator = SequenceGenerator([model], dictionary(), beam_size=beam, max_len_b=20)
+        found = generator.generate([model], sample)
+        return [[h["tokens"].tolist() for h in beams] for beams in found]
+
+    greedy, four, two = search(1), search(4), search(2)
+    assert (search(1), search(4), search(2)) == (greedy, four, two)
+    model.set_beam_size(1)
+    assert search(1) == greedy
+
+
 def test_leaving_the_beam_is_refused():
     model = build(memory_tokens=3)
     model.set_beam_size(2)

@@ -122,9 +122,8 @@ class MemTransformerModel(TransformerModel):
 
     def set_beam_size(self, beam_size: int) -> None:
         """Hook of fairseq's generator: hypotheses come in groups of ``beam_size`` a sentence."""
-        for part in (self.encoder, self.decoder):
-            if isinstance(part, MemTransformerEncoder | MemTransformerDecoder):
-                part.set_beam_size(beam_size)
+        if isinstance(self.encoder, MemTransformerEncoder):
+            self.encoder.beam_size = beam_size
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """Fit a checkpoint's memory to ours; called by fairseq before every load."""
