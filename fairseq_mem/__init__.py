@@ -16,9 +16,9 @@ from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
 from .optimizer import FairseqAdam
-from .options import refuse_foreign_architecture
+from .options import check_command_line
 
-refuse_foreign_architecture(sys.argv[1:])
+check_command_line(sys.argv[1:])
 
 __version__ = "0.1.0"
 __all__ = [

@@ -26,6 +26,16 @@ def _token_count(text: str) -> int:
     return count
 
 
+def _no_lesion(text: str) -> str:
+    """Only training commands parse our options, and a lesion is for a trained model."""
+    if text == "none":
+        return text
+    raise argparse.ArgumentTypeError(
+        "a lesion is for inference; train without it, then give fairseq-generate "
+        f"--model-overrides \"{{'memory_lesion': '{text}'}}\""
+    )
+
+
 def add_memory_args(parser: Any) -> None:
     """Add the memory options to fairseq's group of model-specific arguments.
 
@@ -51,15 +61,12 @@ def add_memory_args(parser: Any) -> None:
     parser.add_argument("--memory-grow", action="store_true",
                         help="accept a checkpoint with fewer memory tokens than asked for; the "
                              "missing ones are freshly initialised")
-    parser.add_argument("--memory-lesion", choices=LESIONS,
+    parser.add_argument("--memory-lesion", type=_no_lesion, metavar="{none,no-read,zero-read}",
                         help="at inference, through --model-overrides: hide memory from the text, "
                              "before the softmax (no-read) or after it (zero-read)")
     parser.add_argument("--memory-lesion-scope", choices=LESION_SCOPES,
                         help="where: in the encoder (default), in the decoder's attention to the "
                              "encoder (cross), in the decoder's self-attention, or in all three")
-    parser.add_argument("--memory-bf16", action="store_true",
-                        help="at inference, through --model-overrides: compute in bfloat16 on a "
-                             "CPU that has it")
     # fmt: on
 
 
@@ -124,31 +131,44 @@ def check_memory_options(args: Any) -> None:
         )
 
 
-def refuse_foreign_architecture(argv: list[str]) -> None:
-    """Say what to do when memory options meet an architecture that has none.
+def check_command_line(argv: list[str]) -> None:
+    """Refuse combinations of options before fairseq has begun its work.
 
-    fairseq alone would say "unrecognized arguments", which does not tell that the architecture
-    is the cause.
+    About an architecture without memory fairseq alone would say "unrecognized arguments", which
+    does not tell that the architecture is the cause.
 
     Args:
         argv: the command line without the program's name.
 
     Raises:
-        UserError: ``--arch`` names a registered architecture that knows no memory.
+        UserError: ``--arch`` names a registered architecture that knows no memory, or a
+            controller would be trained without memory.
     """
-    from fairseq.models import ARCH_MODEL_REGISTRY
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-    memory_options = [word.split("=")[0] for word in argv if word.startswith("--memory-")]
+    given = [word.split("=")[0] for word in argv if word.startswith("--memory-")]
     # fairseq itself has --memory-efficient-fp16 and --memory-efficient-bf16
-    memory_options = [word for word in memory_options if not word.startswith("--memory-efficient")]
-    if not memory_options:
+    given = [word for word in given if not word.startswith("--memory-efficient")]
+    if not given:
         return
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--arch", "-a")
-    arch = finder.parse_known_args(argv)[0].arch
+    finder = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    finder.add_argument("--arch", "-a", default=None)
+    finder.add_argument("--memory-tokens")
+    finder.add_argument("--memory-update")
+    args = finder.parse_known_args(argv)[0]
+    if args.arch not in ARCH_MODEL_REGISTRY:
+        return
     ours = [name for name, model in ARCH_MODEL_REGISTRY.items() if hasattr(model, "has_memory")]
-    if arch in ARCH_MODEL_REGISTRY and arch not in ours:
+    if args.arch not in ours:
         raise UserError(
-            f"{memory_options[0]} needs an architecture with memory, and {arch} has none; "
+            f"{given[0]} needs an architecture with memory, and {args.arch} has none; "
             f"choose --arch from: {', '.join(sorted(ours))}"
+        )
+    ARCH_CONFIG_REGISTRY[args.arch](args)
+    if args.memory_tokens == "0" and args.memory_update != "shared":
+        raise UserError(
+            f"memory_update {args.memory_update!r} has nothing to train with 0 memory tokens; "
+            "give --memory-tokens, or --memory-update shared"
         )

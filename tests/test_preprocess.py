@@ -44,6 +44,7 @@ ENGLISH = [
     "On 3 October 1990 (Wednesday) – at midnight — it was time...",
     "Yahweh spoke to Moses, saying, 'Speak to the children of Israel, and tell them.'",
     "‘Half’ quoted, ´so` and ''double'' and \"straight\", \"stop.\" End",
+    'She said: "He came."',
     "Size: 3 x 4 cm, 37 ºC, 5 nº 7 and 日本語 with it \U0001f600.",
 ]
 

@@ -74,7 +74,7 @@ class MemTransformerModel(TransformerModel):
     decoder, and nothing of ours runs.
     """
 
-    has_memory = True  # tells options.refuse_foreign_architecture which architectures are ours
+    has_memory = True  # tells options.check_command_line which architectures are ours
 
     @classmethod
     def add_args(cls, parser: Any) -> None:
