@@ -74,9 +74,11 @@ def contestants(size: str, length: int, training: bool, options: Namespace) -> d
     for update in ("shared", "bottleneck"):
         if update in UPDATES:
             flags[memory_name(update, TOKENS)] = memory_flags(update, TOKENS)
+    dropout = options.attention_dropout if training else 0.0
+    common = f"{USUAL} {SIZES[size].flags} --attention-dropout {dropout}"
     return {
         name: Encoding(
-            f"{USUAL} {SIZES[size].flags} --max-source-positions {length + 1} {arch}",
+            f"{common} --max-source-positions {length + 1} {arch}",
             length,
             training,
             options.dtype,
@@ -88,6 +90,13 @@ def contestants(size: str, length: int, training: bool, options: Namespace) -> d
 
 def add_options(parser: Any) -> None:
     """This suite's options."""
+    parser.add_argument(
+        "--attention-dropout",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="in training; above 0, full attention holds all n x n weights on a CPU (default 0)",
+    )
     parser.add_argument(
         "--modes",
         nargs="+",
@@ -117,6 +126,8 @@ def run(options: Namespace, report: Report) -> None:
                     label=f"length, {size}, {mode}, {length}:",
                 )
                 cell = {"size": size, "mode": mode, "length": length}
+                if options.attention_dropout:
+                    cell["attention dropout"] = options.attention_dropout
                 columns = {}
                 for name, samples in results.items():
                     if not isinstance(samples, Failed):

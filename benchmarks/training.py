@@ -2,7 +2,7 @@
 
 import importlib.util
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from .report import Report
 from .suite import Suite
 
 UNIT = "target tokens"
+REFERENCES = (STOCK, X_TRANSFORMERS)
+TOGETHER = 4  # contestants beside them; each is a process with a model of its own
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,15 @@ def contestants(
     return found
 
 
+def groups(workloads: dict[str, Workload]) -> Iterator[dict[str, Workload]]:
+    """So many contestants at a time as fit into memory, the references among them each time."""
+    references = {name: workloads[name] for name in REFERENCES if name in workloads}
+    others = [name for name in workloads if name not in references]
+    for start in range(0, max(1, len(others)), TOGETHER):
+        part = {name: workloads[name] for name in others[start : start + TOGETHER]}
+        yield {**references, **part}
+
+
 def add_options(parser: Any) -> None:
     """This suite's options."""
     parser.add_argument(
@@ -180,11 +191,11 @@ def run(options: Namespace, report: Report) -> None:
         if options.text and length == REAL:
             batches = BinarisedBatches(options.text, tokens, count)
         workloads = contestants(SIZES[size], batches, options.device, options.dtype)
-        label = f"training, {size}, {length}:"
-        results = interleave(
-            chosen(workloads, options.contestants), options.device, options.rounds, label=label
-        )
-        report.add({"size": size, "length": length}, UNIT, results, (STOCK, X_TRANSFORMERS))
+        for number, group in enumerate(groups(chosen(workloads, options.contestants)), 1):
+            label = f"training, {size}, {length}, run {number}:"
+            results = interleave(group, options.device, options.rounds, label=label)
+            cell = {"size": size, "length": length, "run": number}
+            report.add(cell, UNIT, results, REFERENCES)
     if not importlib.util.find_spec("x_transformers"):
         report.note("x-transformers is not installed (`pip install x-transformers`): left out.")
     report.note(
