@@ -20,6 +20,7 @@ _REAL = """
     45:40 45:49 46:45 47:41 47:48 48:43 49:48 50:49 50:52 51:53 52:52 54:49 55:52 56:53 58:55 59:70
     63:58 65:66 71:66 72:71
 """
+REAL_COPIES = 288
 REAL_LENGTHS = [tuple(map(int, pair.split(":"))) for pair in _REAL.split()]
 
 
@@ -54,9 +55,9 @@ class Batches:
     def samples(self) -> list[dict[str, Any]]:
         """The batches, as fairseq's loader makes them."""
         if self.length == REAL:
-            # so many copies of the corpus that it fills the batches
-            need = self.count * self.tokens / sum(max(pair) for pair in REAL_LENGTHS)
-            pairs = REAL_LENGTHS * max(1, int(need))
+            # As many sentences as the text has. With few, those of one batch would be of many
+            # lengths: up to half of it padding, where batches of the text have 1 to 5 %.
+            pairs = REAL_LENGTHS * REAL_COPIES
         else:
             length = int(self.length)
             pairs = [(length, length)] * (self.count * max(1, self.tokens // length))

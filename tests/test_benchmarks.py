@@ -39,6 +39,19 @@ def test_a_suite_writes_its_table(tmp_path, suite, arguments, contestants):
         assert f"| {name} |" in table
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_batches_of_real_lengths_hold_little_padding_as_those_of_text_do(monkeypatch, count):
+    """Padding costs nothing with the fused criterion, so much of it would flatter us."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.batches import REAL, Batches
+
+    batches = Batches(REAL, tokens=3000, count=count, words=100)
+    for sample in batches.samples():
+        for tokens in (sample["net_input"]["src_tokens"], sample["target"]):
+            assert 2700 <= max(sample["target"].numel(), tokens.numel()) <= 3000
+            assert tokens.eq(batches.dictionary().pad()).float().mean() < 0.06
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path):
     done = bench(tmp_path, "--dtype", "fp16", check=False)
     assert done.returncode == 2 and "needs --device cuda" in done.stderr
