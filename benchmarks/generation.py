@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fairseq_mem
+
 from .batches import REAL, Batches, collate
 from .contestants import SIZES, STOCK, USUAL, chosen, memory_flags, memory_name
 from .measure import Failed, Work, Workload, bf16_supported, interleave
@@ -191,7 +193,7 @@ def train(options: Namespace, size: str) -> dict[str, str]:
         command = [sys.executable, "-m", "fairseq_cli.train", options.data, *words]
         command += [
             "--user-dir",
-            "fairseq_mem",
+            str(Path(fairseq_mem.__file__).parent),
             "--save-dir",
             str(folder),
             "--log-format",

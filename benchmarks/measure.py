@@ -109,7 +109,9 @@ def _limit_memory() -> None:
     available = _status("MemAvailable", "/proc/meminfo")
     if available:
         limit = _status("VmSize") + int(0.85 * available)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        if most == resource.RLIM_INFINITY or limit < most:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 def _serve(connection: Connection, workload: Workload, device: str) -> None:

@@ -1,8 +1,8 @@
 """Measure fairseq's models and ours side by side: `python benchmarks/run.py --help`."""
 
 import argparse
-import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _length(text: str) -> str | int:
 
 def main() -> int:
     """Run the suites; one that fails leaves the others alone."""
-    os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keep what there is
     from benchmarks.measure import machine, one_line
     from benchmarks.models import quiet
     from benchmarks.report import Report

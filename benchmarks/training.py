@@ -161,9 +161,9 @@ def add_options(parser: Any) -> None:
     parser.add_argument(
         "--batches",
         type=int,
-        default=3,
+        default=1,
         metavar="N",
-        help="updates a round, with real lengths (default 3; otherwise 1)",
+        help="updates a round, with real lengths (default 1; otherwise always 1)",
     )
     parser.add_argument(
         "--vocabulary",

@@ -87,13 +87,15 @@ def sentences_of(new_order: Tensor, beam: int) -> Tensor:
     return sentences[:, 0]
 
 
+def all_there(sentences: Tensor, count: int) -> bool:
+    """Whether ``sentences`` are 0 ... ``count`` - 1 in their order, so that nothing need move."""
+    return torch.equal(sentences, torch.arange(count, device=sentences.device))
+
+
 def select_sentences(saved: Saved, new_order: Tensor) -> Saved:
     """Keep the sentences that ``new_order`` (B' old rows) still names; move nothing else."""
     sentences = sentences_of(new_order, saved["beam"])
-    rows = next(value.size(0) for value in saved.values() if torch.is_tensor(value))
-    if sentences.numel() == rows and torch.equal(
-        sentences, torch.arange(rows, device=sentences.device)
-    ):
+    if all_there(sentences, saved["keys"].size(0)):
         return saved
     return {
         name: value.index_select(0, sentences) if torch.is_tensor(value) else value

@@ -212,10 +212,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
         if saved:
             places, beam = saved["places"], saved["beam"]
             sentences_of(new_order, beam)
-            if beam > 1:
-                places = places.flatten(0, 1)[new_order].unflatten(0, (-1, beam))
-            else:  # attention moves the keys themselves
-                places = places[new_order]
+            places = places.flatten(0, 1)[new_order].unflatten(0, (-1, beam))
             saved = {"places": places, "beam": beam}
             self.set_incremental_state(incremental_state, "ancestry", saved)
 

@@ -11,7 +11,7 @@ import torch
 from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
-from .cache import sentences_of
+from .cache import all_there, sentences_of
 from .errors import UserError
 from .layers import wrap_layer
 from .memory import memory_for
@@ -136,9 +136,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
             sentences = torch.arange(rows, device=new_order.device)
             if beam == 1 or not torch.equal(new_order, sentences.repeat_interleave(beam)):
                 return super().reorder_encoder_out(encoder_out, new_order)
-        if sentences.numel() != rows or not torch.equal(
-            sentences, torch.arange(rows, device=sentences.device)
-        ):
+        if not all_there(sentences, rows):
             encoder_out = super().reorder_encoder_out(encoder_out, sentences)
         return {**encoder_out, "beam": [beam]}
 

@@ -93,7 +93,9 @@ def check_memory_options(args: Any) -> None:
     for name in ("memory_tokens", "memory_decoder_tokens"):
         count = getattr(args, name)
         if not isinstance(count, int) or not 0 <= count <= MAX_MEMORY_TOKENS:
-            raise UserError(f"{name} is {count!r}; give a whole number from 0 to 4096")
+            raise UserError(
+                f"{name} is {count!r}; give a whole number from 0 to {MAX_MEMORY_TOKENS}"
+            )
     for name, choices in (
         ("memory_update", sorted(UPDATES)),
         ("memory_lesion", LESIONS),

@@ -77,3 +77,15 @@ def shifted(target: Tensor) -> Tensor:
 def logits(model: Any, source: Tensor, previous: Tensor) -> Tensor:
     """Teacher-forced logits, B x T x V."""
     return model(source, source.ne(model.encoder.padding_idx).sum(1), previous)[0]
+
+
+def assert_padding_changes_nothing(
+    model: Any, source: Tensor, target: Tensor, **tolerance: float
+) -> None:
+    """The logits of a batch (B x T each) are those of every sentence alone."""
+    pad = model.encoder.padding_idx
+    whole = logits(model, source, shifted(target))
+    for row in range(source.size(0)):
+        words = target[row][target[row].ne(pad)][None]
+        alone = logits(model, source[row][source[row].ne(pad)][None], shifted(words))
+        torch.testing.assert_close(whole[row : row + 1, : words.size(1)], alone, **tolerance)
