@@ -17,14 +17,15 @@ ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "examples" / "quickstart"
 
 
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, QUICKSTART / f"{name}.py")
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-bible, checkpoint, report = load("bible"), load("checkpoint"), load("report")
+bible, report = load(QUICKSTART / "bible.py"), load(QUICKSTART / "report.py")
+checkpoint = load(ROOT / "scripts" / "newest_checkpoint.py")
 
 # ---------------------------------------------------------------- a small Bible
 

@@ -121,7 +121,7 @@ train() {
     [ ! -e "$run/model.pt" ] || return 0
     begin train "Training: $updates updates" "$((updates / 6 / 60 + 1)) minutes"
     local newest command
-    newest=$("$PYTHON" examples/quickstart/checkpoint.py "$run")
+    newest=$("$PYTHON" scripts/newest_checkpoint.py "$run")
     command=(
         fairseq-train "$data" --user-dir fairseq_mem
         # the model
@@ -152,7 +152,7 @@ train() {
             tail -n 3 "$run/train.log" >&2
             fail "fairseq-train failed (above); run again to continue"
         }
-        newest=$("$PYTHON" examples/quickstart/checkpoint.py "$run")
+        newest=$("$PYTHON" scripts/newest_checkpoint.py "$run")
     fi
     [[ $newest == *_$updates.pt ]] || fail "no checkpoint of update $updates in $run; run again"
     cp "$newest" "$run/model.pt.partial"

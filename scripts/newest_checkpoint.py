@@ -1,6 +1,6 @@
 """Prints the newest checkpoint of a folder that is whole, if there is one.
 
-    python checkpoint.py FOLDER
+    python scripts/newest_checkpoint.py FOLDER
 
 A kill or a full disk can truncate a checkpoint. They are zip archives with checksums, so
 reading one shows whether it is whole.

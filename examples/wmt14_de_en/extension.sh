@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Memory for a trained baseline, beside the same baseline trained on without. See --help.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: examples/wmt14_de_en/extension.sh [SEED ...]
+
+A trained baseline (run.sh baseline SEED) is trained on for UPDATES more updates (default: a quarter
+of the baseline's), from the same weights and with the same flags, as
+  baseline         without memory
+  mem-N            with N memory tokens (TOKENS, default 10)
+  mem-N-only       with N memory tokens, everything else frozen
+and all are translated, scored and reported beside the baseline that they began as. SEED: default
+1 2 3. The variables are those of run.sh. Stop it at any point and run it again: it continues.
+HELP
+}
+
+case ${1:-} in -h | --help) usage && exit ;; esac
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+runs=${RUNS:-$here/runs}
+venv=${VENV:-$here/../../.venv}
+[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
+tokens=${TOKENS:-10}
+export SIZE=${SIZE:-base}
+case $SIZE in trial) updates=400 ;; *) updates=10000 ;; esac
+export UPDATES=${UPDATES:-$updates}
+seeds=("$@")
+[ ${#seeds[@]} -gt 0 ] || seeds=(1 2 3)
+
+for seed in "${seeds[@]}"; do
+    start=$runs/$SIZE/baseline/seed-$seed/model.pt
+    [ -e "$start" ] || {
+        echo "extension.sh: no trained baseline $start; run: run.sh baseline $seed" >&2
+        exit 1
+    }
+done
+for seed in "${seeds[@]}"; do
+    for model in baseline "mem-$tokens" "mem-$tokens-only"; do
+        START=$runs/$SIZE/baseline/seed-$seed/model.pt "$here/run.sh" "$model" "$seed"
+    done
+done
+fairseq-mem report "$runs/$SIZE-extension" --out "$runs/$SIZE-extension/report"

@@ -1,0 +1,110 @@
+"""What run.sh knows about a run, in two files that `fairseq-mem report` reads.
+
+    python result.py settings RUN NAME=TEXT NAME:=NUMBER ...   writes RUN/settings.json
+    python result.py finish RUN                                writes RUN/result.json
+
+`settings` refuses a folder that holds a run with other settings.
+"""
+
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+FORMAT = 1
+PACKAGES = ("fairseq-mem", "fairseq-fixed", "torch", "sacrebleu")
+
+
+def write(path: Path, content: dict) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def settings(run: Path, words: list[str]) -> None:
+    asked: dict[str, object] = {"format": FORMAT}
+    for word in words:
+        name, text = word.split("=", 1)
+        asked[name.rstrip(":")] = json.loads(text) if name.endswith(":") else text
+    path = run / "settings.json"
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        names = [name for name in asked | there if asked.get(name) != there.get(name)]
+        if names:
+            changes = ", ".join(
+                f"{name} {there.get(name)}, not {asked.get(name)}" for name in names
+            )
+            sys.exit(f"run.sh: {run} holds a run with {changes}; set RUNS to another folder")
+        return
+    write(path, asked)
+
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
+        model = found.group(1) if found else model
+    return f"{os.cpu_count()} x {model}"
+
+
+def validated(run: Path, split: str) -> dict[str, float]:
+    """Loss (label-smoothed, as trained on) and its part without smoothing, bits a token."""
+    text = (run / f"validate-{split}.txt").read_text(encoding="utf-8")
+    return {
+        name: float(re.findall(rf"\| {name} ([\d.]+)", text)[-1]) for name in ("loss", "nll_loss")
+    }
+
+
+def finish(run: Path) -> None:
+    log = (run / "train.log").read_text(encoding="utf-8", errors="replace")
+    parameters = re.search(r"num\. shared model params: ([\d,]+) \(num\. trained: ([\d,]+)\)", log)
+    speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([\d.]+),", log)]
+    if parameters is None or not speeds:
+        sys.exit(f"run.sh: {run}/train.log lacks the parameters or the speed; was it changed?")
+    bleu, chrf = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    metrics = {
+        "BLEU": {"value": bleu["score"], "better": "higher"},
+        "chrF": {"value": chrf["score"], "better": "higher"},
+    }
+    for split, name in (("test", "test"), ("valid", "validation")):
+        losses = validated(run, split)
+        metrics[f"{name} NLL (bits a token)"] = {"value": losses["nll_loss"], "better": "lower"}
+        metrics[f"{name} loss"] = {"value": losses["loss"], "better": "lower"}
+    known = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    threads = os.environ.get("OMP_NUM_THREADS")
+    write(
+        run / "result.json",
+        {
+            **known,
+            "metrics": metrics,
+            "signatures": {"BLEU": bleu["signature"], "chrF": chrf["signature"]},
+            "parameters": int(parameters.group(1).replace(",", "")),
+            "trained_parameters": int(parameters.group(2).replace(",", "")),
+            "target_tokens_per_second": statistics.median(speeds),
+            "wall_seconds": sum(int(path.read_text()) for path in run.glob("seconds.*")),
+            "versions": {
+                "Python": platform.python_version(),
+                **{package: version(package) for package in PACKAGES},
+            },
+            "hardware": hardware(),
+            "threads": int(threads) if threads else torch.get_num_threads(),
+            "commands": (run / "commands.txt").read_text(encoding="utf-8").splitlines(),
+        },
+    )
+    print(f"{run}: BLEU {bleu['score']:.1f}, chrF {chrf['score']:.1f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "settings":
+        settings(Path(sys.argv[2]), sys.argv[3:])
+    else:
+        finish(Path(sys.argv[2]))

@@ -1,0 +1,184 @@
+"""run.sh, table.sh and extension.sh: cells that are trained once, resumed, and never made up."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, run
+
+EXAMPLE = ROOT / "examples" / "wmt14_de_en"
+
+WORDS = "eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf".split()
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data folder as prepare.sh leaves it: data-bin, and the raw text beside it."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "raw").mkdir()
+    for split, first, count in (("train", 0, 200), ("valid", 200, 10), ("test", 210, 10)):
+        for language, words in (("de", WORDS), ("en", NUMBERS)):
+            lines = [
+                " ".join(words[(i * 7 + j * (i % 5 + 1)) % 12] for j in range(3 + i % 4)) + f" {i}."
+                for i in range(first, first + count)
+            ]
+            (work / "raw" / f"{split}.{language}").write_text("\n".join(lines) + "\n", "utf-8")
+    splits = [word for s in ("train", "valid", "test") for word in (f"--{s}", work / "raw" / s)]
+    subprocess.run(
+        [ROOT / "preprocess.sh", "-s", "de", "-t", "en", "--out", work / "data-bin", "--bpe", "50",
+         "--workers", "1", *splits],
+        check=True, capture_output=True, env={**os.environ, "PYTHON": sys.executable},
+    )  # fmt: skip
+    return work / "data-bin"
+
+
+def script(name: str, *arguments: object, check: bool = True, **variables: object):
+    """Run a script of the example in this environment, on the CPU, with a tiny model."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GPUS": "0", "SIZE": "trial"}
+    environment |= {name: str(value) for name, value in variables.items()}
+    environment["VENV"] = "none"
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        [EXAMPLE / name, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{name} {arguments}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def commands_of(done) -> dict[str, list[str]]:
+    """The words of the commands that were shown, by program."""
+    lines = [shlex.split(line[2:]) for line in done.stdout.splitlines() if line[:2] == "+ "]
+    return {words[0]: words for words in lines}
+
+
+def value_of(words: list[str], option: str) -> str:
+    return words[words.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ("model", "arch", "tokens"),
+    [
+        ("mem-5", "mem_transformer", "5"),
+        ("mem-ctrl-20", "mem_ctrl_transformer", "20"),
+        ("mem-ctrl-shared-20", "mem_ctrl_shared_transformer", "20"),
+        ("mem-bottleneck-10", "mem_bottleneck_transformer", "10"),
+    ],
+)
+def test_models_differ_from_the_baseline_in_memory_alone(data, model, arch, tokens):
+    shown = {
+        name: commands_of(script("run.sh", name, 1, DATA=data, SIZE="base", DRY_RUN=1))
+        for name in (model, "baseline")
+    }
+    ours, theirs = (shown[name]["fairseq-train"] for name in (model, "baseline"))
+    assert value_of(ours, "--arch") == arch and value_of(ours, "--memory-tokens") == tokens
+    at = ours.index("--memory-tokens")
+    same = [word.replace(arch, "transformer") for word in ours[:at] + ours[at + 2 :]]
+    assert [word.replace(f"/{model}/", "/baseline/") for word in same] == theirs
+    assert "average" in shown[model]["fairseq-mem"]
+    assert value_of(shown[model]["fairseq-generate"], "--lenpen") == "0.6"
+
+
+def test_an_update_has_as_many_tokens_on_any_number_of_gpus(data):
+    for gpus in (1, 2, 8):
+        words = commands_of(
+            script("run.sh", "mem-20", 1, DATA=data, SIZE="base", GPUS=gpus, DRY_RUN=1)
+        )["fairseq-train"]
+        tokens = int(value_of(words, "--max-tokens")) * int(value_of(words, "--update-freq"))
+        assert tokens * gpus == 32768
+        assert "--fp16" in words and "--cpu" not in words
+
+
+def test_a_launcher_gets_the_path_of_the_program(data):
+    shown = script(
+        "run.sh", "mem-20", 1, DATA=data, GPUS=16, LAUNCHER="torchrun --nnodes 2", DRY_RUN=1
+    ).stdout
+    words = shlex.split(shown.splitlines()[0])
+    assert words[:4] == ["+", "torchrun", "--nnodes", "2"]
+    assert Path(words[4]).name == "fairseq-train" and Path(words[4]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (("mem-x", 1), {}, "there is no model mem-x"),
+        (("mem-10", "one"), {}, "seed one: give a whole number"),
+        (("mem-10",), {}, "give a model and a seed"),
+        (("mem-10-only", 1), {}, "set START"),
+        (("mem-10", 1), {"SIZE": "huge"}, "SIZE=huge: give base, small or trial"),
+        (("mem-10", 1), {"UPDATES": "501"}, "UPDATES=501: give a multiple of 400"),
+        (("mem-10", 1), {"START": "nowhere.pt"}, "no such checkpoint"),
+        (("mem-10", 1), {"REFERENCE": "nowhere.en"}, "set REFERENCE"),
+        (("mem-10", 1), {"DATA": "nowhere"}, "set DATA"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(data, arguments, variables, message):
+    done = script("run.sh", *arguments, check=False, **{"DATA": data, "DRY_RUN": 1, **variables})
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and message in done.stderr
+
+
+@pytest.mark.cli
+def test_a_table_is_trained_once_and_extended(data, tmp_path):
+    runs = tmp_path / "runs"
+    asked = {"DATA": data, "RUNS": runs, "UPDATES": 6, "DATA_NAME": "numbers"}
+    table = ("table.sh", "--models", "baseline", "mem-2", "--seeds", 1, "--sizes", "trial")
+    done = script(*table, "--jobs", 2, **asked)
+    result = json.loads((runs / "trial" / "mem-2" / "seed-1" / "result.json").read_text())
+    assert result["memory_tokens"] == 2 and result["updates"] == 6 and result["data"] == "numbers"
+    baseline = json.loads((runs / "trial" / "baseline" / "seed-1" / "result.json").read_text())
+    assert result["parameters"] - baseline["parameters"] == 2 * 128
+    assert set(result["metrics"]) >= {"BLEU", "chrF", "test loss", "validation loss"}
+    losses = [result["metrics"][name]["value"] for name in ("test loss", "validation loss")]
+    assert min(losses) > 1  # bits a token, of a model that knows little
+    assert len((runs / "trial/mem-2/seed-1/hypotheses.txt").read_text("utf-8").splitlines()) == 10
+    assert "MemTransformer 2" in (runs / "report" / "report.md").read_text("utf-8"), done.stdout
+
+    # Nothing twice: the trained models are not touched.
+    before = (runs / "trial" / "mem-2" / "seed-1" / "model.pt").stat().st_mtime_ns
+    again = script(*table, **asked)
+    assert "fairseq-train" not in again.stdout
+    assert (runs / "trial" / "mem-2" / "seed-1" / "model.pt").stat().st_mtime_ns == before
+
+    # A run of other settings is not taken for this one.
+    other = script("run.sh", "mem-2", 1, check=False, **{**asked, "UPDATES": 7})
+    assert other.returncode == 1 and "updates 6, not 7" in other.stderr
+
+    # The baseline gets memory.
+    extended = script("extension.sh", 1, TOKENS=3, **{**asked, "UPDATES": 4})
+    folder = runs / "trial-extension"
+    only = json.loads((folder / "mem-3-only" / "seed-1" / "result.json").read_text())
+    assert only["trained_parameters"] == 3 * 128 and only["updates"] == 4
+    assert {path.name for path in folder.iterdir()} == {"baseline", "mem-3", "mem-3-only", "report"}
+    assert "memory only" in (folder / "report" / "report.md").read_text("utf-8"), extended.stdout
+
+
+@pytest.mark.cli
+def test_training_continues_where_it_stopped_and_a_failure_leaves_word(data, tmp_path):
+    runs = tmp_path / "runs"
+    asked = {"DATA": data, "RUNS": runs, "UPDATES": 4}
+    folder = runs / "trial" / "mem-2" / "seed-1"
+    failed = script("run.sh", "mem-2", 1, check=False, TRAIN_FLAGS="--lr-scheduler none", **asked)
+    assert failed.returncode == 1 and "fairseq-train failed" in failed.stderr
+    assert "fairseq-train failed" in (folder / "failed.txt").read_text()
+    assert not (folder / "result.json").exists()
+
+    shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    # A checkpoint of update 2, as an interruption leaves it, and one that was cut short.
+    words = commands_of(script("run.sh", "mem-2", 1, DRY_RUN=1, **asked))["fairseq-train"]
+    words[words.index("--save-interval-updates") + 1] = "2"
+    words[words.index("--max-update") + 1] = "2"
+    run("fairseq-train", *words[1:], cwd=ROOT)
+    (folder / "checkpoint_1_3.pt").write_bytes((folder / "checkpoint_1_2.pt").read_bytes()[:1000])
+    done = script("run.sh", "mem-2", 1, **asked)
+    assert "checkpoint_1_2.pt" in done.stdout and "checkpoint_1_3.pt is damaged" in done.stderr
+    log = (folder / "train.log").read_text()
+    assert "@ 2 updates" in log
+    assert (folder / "result.json").exists() and not (folder / "failed.txt").exists()
