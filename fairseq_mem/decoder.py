@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .attention import State, build_attention
 from .cache import ancestry_mask, extend_ancestry, sentences_of
+from .dropout import use_fast_dropout
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
 
@@ -66,6 +67,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
         self.memory = (
             memory_for(cfg, cfg.memory_decoder_tokens, self.embed_dim) if needs_memory else None
         )
+        use_fast_dropout(self)
 
     need_attn = True
 

@@ -12,6 +12,7 @@ from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
 from .cache import all_there, sentences_of
+from .dropout import use_fast_dropout
 from .errors import UserError
 from .layers import wrap_layer
 from .memory import memory_for
@@ -34,6 +35,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
         self.update = UPDATES[cfg.memory_update]
         self.controller = self.update.shared_controller(cfg)
         self.memory = memory_for(cfg, cfg.memory_tokens, embed_tokens.embedding_dim)
+        use_fast_dropout(self)
 
     def build_encoder_layer(self, cfg: Any) -> Any:
         """Hook of fairseq's constructor."""
