@@ -134,8 +134,8 @@ def test_a_table_is_trained_once_and_extended(data, tmp_path):
     assert result["memory_tokens"] == 2 and result["updates"] == 6 and result["data"] == "numbers"
     baseline = json.loads((runs / "trial" / "baseline" / "seed-1" / "result.json").read_text())
     assert result["parameters"] - baseline["parameters"] == 2 * 128
-    assert set(result["metrics"]) >= {"BLEU", "chrF", "test loss", "validation loss"}
-    losses = [result["metrics"][name]["value"] for name in ("test loss", "validation loss")]
+    assert set(result["metrics"]) >= {"BLEU", "chrF", "test loss", "valid loss"}
+    losses = [result["metrics"][name]["value"] for name in ("test loss", "valid loss")]
     assert min(losses) > 1  # bits a token, of a model that knows little
     assert len((runs / "trial/mem-2/seed-1/hypotheses.txt").read_text("utf-8").splitlines()) == 10
     assert "MemTransformer 2" in (runs / "report" / "report.md").read_text("utf-8"), done.stdout

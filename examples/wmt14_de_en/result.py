@@ -75,10 +75,10 @@ def finish(run: Path) -> None:
         "BLEU": {"value": bleu["score"], "better": "higher"},
         "chrF": {"value": chrf["score"], "better": "higher"},
     }
-    for split, name in (("test", "test"), ("valid", "validation")):
+    for split in ("test", "valid"):
         losses = validated(run, split)
-        metrics[f"{name} NLL (bits a token)"] = {"value": losses["nll_loss"], "better": "lower"}
-        metrics[f"{name} loss"] = {"value": losses["loss"], "better": "lower"}
+        metrics[f"{split} NLL (bits a token)"] = {"value": losses["nll_loss"], "better": "lower"}
+        metrics[f"{split} loss"] = {"value": losses["loss"], "better": "lower"}
     known = json.loads((run / "settings.json").read_text(encoding="utf-8"))
     threads = os.environ.get("OMP_NUM_THREADS")
     write(
