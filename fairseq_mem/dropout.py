@@ -25,14 +25,14 @@ class _Dropout(torch.autograd.Function):
     """x * mask / (1-p), keeping one byte an element for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         ctx.scale = 1 / (1 - p)
         mask = keep_mask(x, p)
         ctx.save_for_backward(mask)
         return (x * mask).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
         return (gradient * mask).mul_(ctx.scale), None
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import toy
 from fairseq.modules import FairseqDropout
+
 from fairseq_mem.dropout import Dropout, keep_mask
 
 
