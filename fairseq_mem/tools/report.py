@@ -33,6 +33,11 @@ TEXTS, NUMBERS = ("model", "size", "data"), ("seed", "updates")
 METRICS = ("BLEU", "chrF", "perplexity", "test loss", "valid loss")  # in this order; others after
 CHARTED = ("BLEU", "perplexity", "test loss", "valid loss")
 TESTED = ("BLEU", "chrF")
+ARROWS = {"higher": "↑", "lower": "↓"}  # where better is
+RESULTS = {  # what result.json has beside the settings
+    "metrics", "signatures", "parameters", "target_tokens_per_second", "wall_seconds", "versions",
+    "hardware", "threads", "commands", "reference",
+}  # fmt: skip
 ROUNDING = 0.06  # a score that was written down with one digit behind the point
 
 Group = tuple[str, str, int]  # data, size, updates: what may be compared
@@ -131,6 +136,10 @@ def read_run(folder: Path, name: str) -> Run:
     try:
         settings, result = folder / "settings.json", folder / "result.json"
         run.settings = _read_json(settings if settings.exists() else result)
+        if not settings.exists():
+            run.settings = {
+                    key: value for key, value in run.settings.items() if key not in RESULTS
+                }
         _check_settings(run.settings)
         if (folder / "failed.txt").exists():
             why = " ".join((folder / "failed.txt").read_text("utf-8", "replace").split())
@@ -193,7 +202,7 @@ def _check_result(result: dict[str, Any], settings: dict[str, Any]) -> None:
             raise ValueError(f"result.json has {name} {result[name]!r}")
 
 
-def absentees(runs: list[Run], used: dict[Group, dict[str, dict[int, Run]]]) -> list[list[str]]:
+def absentees(runs: list[Run]) -> list[list[str]]:
     """Rows (run, model, seed, why) for what is not in the tables."""
     rows = []
     for run in runs:
@@ -461,6 +470,23 @@ def _signed(text: str) -> str:
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
+def _summary(
+    tables: list[Table], models: dict[str, dict[int, Run]], order: list[str]
+) -> list[str]:
+    """A line for each model, a column for each metric."""
+    head, rows = ["model", "seeds"], []
+    head += [f"{table.metric} {ARROWS[table.better]}" for table in tables]
+    for model in order:
+        line = [_label(next(iter(models[model].values()))), str(len(models[model]))]
+        for table in tables:
+            shown = _digits(table.metric)
+            row = next((row for row in table.rows if row.model == model), None)
+            spread = f" ± {shown(row.deviation)}" if row and row.deviation is not None else ""
+            line.append(f"{shown(row.mean)}{spread}" if row else "–")
+        rows.append(line)
+    return markdown(head, rows)
+
+
 def _metric_table(table: Table, baseline: str) -> list[str]:
     shown = _digits(table.metric)
     compared = any(row.against for row in table.rows)
@@ -545,7 +571,7 @@ def _settings_notes(models: dict[str, dict[int, Run]]) -> list[str]:
             if len(set(values.values())) > 1:
                 told = ", ".join(f"{value} in {name}" for name, value in values.items())
                 notes.append(f"The seeds of {model} differ in `{key}`: {told}.")
-    if len({run.result.get("hardware") for run in _all(models)}) > 1:
+    if len({str(run.result.get("hardware")) for run in _all(models)}) > 1:
         notes.append("Runs of one table were made on different hardware: compare no speeds.")
     return notes
 
@@ -576,7 +602,7 @@ def _provenance(
     wall = [run.result["wall_seconds"] for run in runs if run.result.get("wall_seconds") is not None]
     if wall:
         lines.append(f"- wall time of all {len(wall)} runs: {_duration(sum(wall))}")
-    lines += ["", "### Commands", "", "Of one run of each model; seeds differ in their `--seed`."]
+    lines += ["", "### Commands", "", "Of one run of each model."]
     for group, models in groups.items():
         for model in sorted(models, key=natural):
             seed, run = min(models[model].items())
@@ -589,9 +615,11 @@ def _provenance(
 READING = """
 Mean and standard deviation (sd, of the sample) are over seeds. The difference is to the baseline's
 mean; its 95 % interval is from Student's t: of the differences seed by seed where both have the
-same seeds (paired), else Welch's. It says how far training with other seeds would scatter. The
-p-values are sacreBLEU's paired bootstrap against the baseline of the same seed; they say how far
-another test set would scatter, and nothing about seeds.
+same seeds (paired), else Welch's. It says how far training with other seeds would scatter.
+"""
+TEST_READING = """\
+The p-values are sacreBLEU's paired bootstrap against the baseline of the same seed: they say how
+far another test set would scatter, and nothing about seeds.
 """
 
 
@@ -608,13 +636,14 @@ def tell(
     lines = ["# Report", "", f"{finished} finished {'run' if finished == 1 else 'runs'}."]
     if absent:
         lines[-1] += f" {len(absent)} not in the tables, [see below](#not-in-the-tables)."
-    lines += [*READING.rstrip().split("\n"), "", "![report](report.png)"]
+    reading = READING + (TEST_READING if any(table.test_signature for table in tables) else "")
+    lines += [*reading.rstrip().split("\n"), "", "![report](report.png)"]
     for group, models in groups.items():
-        lines += ["", f"## {_title(group)}"]
-        for table in tables:
-            if table.group == group:
-                lines += _metric_table(table, baseline)
+        here = [table for table in tables if table.group == group]
         order = sorted(models, key=lambda model: (model != baseline, natural(model)))
+        lines += ["", f"## {_title(group)}", "", *_summary(here, models, order)]
+        for table in here:
+            lines += _metric_table(table, baseline)
         lines += _cost_table(models, order)
     if absent:
         lines += ["", "## Not in the tables", ""]
@@ -694,7 +723,7 @@ def main(args: argparse.Namespace) -> None:
     baseline = args.baseline or "baseline"
     runs = find_runs(args.runs)
     groups = by_group(runs)
-    absent = absentees(runs, groups)
+    absent = absentees(runs)
     if not groups:
         raise UserError(
             f"none of {len(runs)} runs is finished; {runs[0].name}: {runs[0].reason}"
