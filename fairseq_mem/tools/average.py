@@ -122,7 +122,7 @@ def average(paths: list[Path]) -> dict[str, Any]:
         (averaged.get("extra_state") or {}).pop(name, None)
     done: dict[tuple[Any, ...], Tensor] = {}  # embeddings that are tied stay one tensor
     result = type(models[-1])()
-    for key, last in models[-1].items():
+    for key in models[-1]:
         identity = tuple(_place(model[key]) for model in models)
         if identity not in done:
             done[identity] = _mean([model[key] for model in models])

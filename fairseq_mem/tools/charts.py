@@ -36,7 +36,8 @@ def new_figure(width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError(
-            "charts need matplotlib, which is not installed; run: pip install 'fairseq-mem[analysis]'"
+            "charts need matplotlib, which is not installed; run: "
+            "pip install 'fairseq-mem[analysis]'"
         ) from None
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 

@@ -75,14 +75,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a folder; give a checkpoint in it") from None
     except (zipfile.BadZipFile, EOFError):
         raise UserError(damaged) from None
-    except pickle.UnpicklingError as error:
-        if is_archive and "Unsupported" in str(error):
+    except pickle.UnpicklingError:
+        if is_archive:  # it is whole, so the loader has understood it
             raise UserError(
                 f"{path} holds more than tensors and options, which torch's safe loader refuses; "
                 "use only checkpoints that fairseq wrote"
             ) from None
         raise UserError(f"{path} is damaged, or no checkpoint; leave it out") from None
-    except RuntimeError:
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # the unpickler stumbles over garbage in many ways
         raise UserError(f"{path} is damaged, or no checkpoint; leave it out") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is no checkpoint of fairseq's (no model in it); leave it out")

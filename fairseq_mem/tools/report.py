@@ -137,9 +137,7 @@ def read_run(folder: Path, name: str) -> Run:
         settings, result = folder / "settings.json", folder / "result.json"
         run.settings = _read_json(settings if settings.exists() else result)
         if not settings.exists():
-            run.settings = {
-                    key: value for key, value in run.settings.items() if key not in RESULTS
-                }
+            run.settings = {key: value for key, value in run.settings.items() if key not in RESULTS}
         _check_settings(run.settings)
         if (folder / "failed.txt").exists():
             why = " ".join((folder / "failed.txt").read_text("utf-8", "replace").split())
@@ -165,9 +163,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -283,7 +279,7 @@ class Row:
     label: str
     values: dict[int, float]  # by seed
     against: Difference | None = None  # None: the baseline, or there is none
-    tests: dict[int, tuple[float, bool]] = field(default_factory=dict)  # p, whether it is better
+    tests: dict[int, tuple[float, int]] = field(default_factory=dict)  # p; 1 better, -1 worse
 
     @property
     def mean(self) -> float:
@@ -325,9 +321,7 @@ def compare(
     order = sorted(models, key=lambda model: (model != baseline, natural(model)))
     texts = _Texts(notes)
     tables = []
-    for metric in metric_order(
-        name for run in _all(models) for name in run.result["metrics"]
-    ):
+    for metric in metric_order(name for run in _all(models) for name in run.result["metrics"]):
         rows, better = [], ""
         for model in order:
             having = {
@@ -443,7 +437,7 @@ def _test(
             continue
         for row, (score, p) in list(zip(tested, scores))[1:]:
             if row not in wrong and p is not None:
-                row.tests[seed] = p, score > scores[0][0]
+                row.tests[seed] = p, (score > scores[0][0]) - (score < scores[0][0])
 
 
 # ---------------------------------------------------------------- telling
@@ -470,9 +464,7 @@ def _signed(text: str) -> str:
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
-def _summary(
-    tables: list[Table], models: dict[str, dict[int, Run]], order: list[str]
-) -> list[str]:
+def _summary(tables: list[Table], models: dict[str, dict[int, Run]], order: list[str]) -> list[str]:
     """A line for each model, a column for each metric."""
     head, rows = ["model", "seeds"], []
     head += [f"{table.metric} {ARROWS[table.better]}" for table in tables]
@@ -525,8 +517,8 @@ def _difference_cells(row: Row, shown: Callable[[float | None], str]) -> list[st
 
 def _significant(row: Row) -> tuple[int, int]:
     """How many seeds are better and worse with p < 0.05."""
-    signs = [better for p, better in row.tests.values() if p < 0.05]
-    return sum(signs), len(signs) - sum(signs)
+    signs = [sign for p, sign in row.tests.values() if p < 0.05]
+    return signs.count(1), signs.count(-1)
 
 
 def _costs(runs: Iterable[Run]) -> tuple[list[int], float | None, float | None]:
@@ -599,7 +591,9 @@ def _provenance(
     )
     for text, count in sorted(hardware.items()):
         lines.append(f"- hardware of {count} {'run' if count == 1 else 'runs'}: {cell(text)}")
-    wall = [run.result["wall_seconds"] for run in runs if run.result.get("wall_seconds") is not None]
+    wall = [
+        run.result["wall_seconds"] for run in runs if run.result.get("wall_seconds") is not None
+    ]
     if wall:
         lines.append(f"- wall time of all {len(wall)} runs: {_duration(sum(wall))}")
     lines += ["", "### Commands", "", "Of one run of each model."]
@@ -654,16 +648,33 @@ def tell(
     return "\n".join(lines) + "\n"
 
 
-COLUMNS = (
-    "data size updates model label metric better seeds mean standard_deviation by_seed difference "
-    "interval_low interval_high interval significance_tests significantly_better "
-    "significantly_worse p_values parameters target_tokens_per_second wall_seconds"
-).split()
+COLUMNS = [
+    "data",
+    "size",
+    "updates",
+    "model",
+    "label",
+    "metric",
+    "better",
+    "seeds",
+    "mean",
+    "standard_deviation",
+    "by_seed",
+    "difference",
+    "interval_low",
+    "interval_high",
+    "interval",
+    "significance_tests",
+    "significantly_better",
+    "significantly_worse",
+    "p_values",
+    "parameters",
+    "target_tokens_per_second",
+    "wall_seconds",
+]
 
 
-def comma_separated(
-    groups: dict[Group, dict[str, dict[int, Run]]], tables: list[Table]
-) -> str:
+def comma_separated(groups: dict[Group, dict[str, dict[int, Run]]], tables: list[Table]) -> str:
     """The report as CSV: a line for each model and metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -725,9 +736,7 @@ def main(args: argparse.Namespace) -> None:
     groups = by_group(runs)
     absent = absentees(runs)
     if not groups:
-        raise UserError(
-            f"none of {len(runs)} runs is finished; {runs[0].name}: {runs[0].reason}"
-        )
+        raise UserError(f"none of {len(runs)} runs is finished; {runs[0].name}: {runs[0].reason}")
     if args.baseline and not any(baseline in models for models in groups.values()):
         models = sorted({run.model for run in runs if not run.reason}, key=natural)
         raise UserError(
