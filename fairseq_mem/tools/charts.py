@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
@@ -80,4 +81,32 @@ def draw_bars(axes: "Axes", bars: Sequence[Bar], metric: str, better: str) -> No
     axes.set_xlim(start, max(ends) + 0.1 * span)
     note = f"; the axis begins at {start:.3g}" if start else ""
     axes.set_xlabel(f"{metric} ({better} is better{note})")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_line(
+    axes: "Axes", places: Sequence[float], values: Sequence[Sequence[float]], x: str, y: str
+) -> None:
+    """Means as a line with their standard deviation, every value as a dot.
+
+    Args:
+        axes: where to draw.
+        places: on the x axis.
+        values: some for each place.
+        x: the axis' name.
+        y: likewise.
+    """
+    means = [fmean(some) for some in values]
+    if any(len(some) > 1 for some in values):
+        deviations = [stdev(some) if len(some) > 1 else 0.0 for some in values]
+        axes.errorbar(places, means, yerr=deviations, color=BLUE, ecolor=BLACK, capsize=3)
+    else:
+        axes.plot(places, means, color=BLUE)
+    for place, some in zip(places, values):
+        axes.plot(
+            [place] * len(some), some, "o", color=BLACK, markersize=4, markerfacecolor="white"
+        )
+    axes.set_xticks(list(places))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)

@@ -27,6 +27,7 @@ from ..errors import UserError
 from . import charts
 from .comparison import Difference, difference, paired_bootstrap
 from .files import write_text
+from .tables import cell, markdown
 
 FORMAT = 1
 TEXTS, NUMBERS = ("model", "size", "data"), ("seed", "updates")
@@ -441,18 +442,6 @@ def _test(
 
 
 # ---------------------------------------------------------------- telling
-
-
-def cell(text: object) -> str:
-    """Text that breaks no table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def markdown(head: list[str], rows: Iterable[Iterable[object]], left: int = 1) -> list[str]:
-    """A table; the first ``left`` columns are flush left, numbers flush right."""
-    marks = ["---"] * left + ["---:"] * (len(head) - left)
-    lines = [head, marks, *([cell(value) for value in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _digits(metric: str) -> Callable[[float | None], str]:
