@@ -342,6 +342,7 @@ def fingerprint(args: argparse.Namespace) -> dict[str, Any]:
         "fp16",
     )  # fmt: skip
     return {
+        "format": FORMAT,
         **{name: getattr(args, name) for name in names},
         "data": {path.name: sha256(path) for path in files},
         "reference": sha256(args.reference) if args.reference else None,
@@ -356,7 +357,7 @@ def stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(result, dict):
+        if not isinstance(result, dict) or not {"BLEU", "loss", "signature"} <= result.keys():
             raise ValueError
     except FileNotFoundError:
         return None
@@ -536,7 +537,7 @@ def main(args: argparse.Namespace) -> None:
             write_text(path.with_suffix(".txt"), "\n".join(found.pop("translations")) + "\n")
             packages = ("fairseq-fixed", "torch", "sacrebleu")
             result = {
-                "format": FORMAT, "settings": identity, **asdict(setting), **found,
+                "settings": identity, **asdict(setting), **found,
                 "versions": ", ".join(f"{name} {version(name)}" for name in packages),
             }  # fmt: skip
             write_text(path, json.dumps(result, indent=1) + "\n")
