@@ -158,7 +158,10 @@ def test_equal_values_give_an_interval_of_no_width():
 
 @pytest.mark.cli
 def test_significance_is_that_of_sacrebleus_command(runs, tmp_path):
-    """`sacrebleu --paired-bs` on the runs' files, seed by seed."""
+    """`sacrebleu --paired-bs` on the runs' files, seed by seed, of models close together."""
+    shutil.rmtree(runs / "mem-10")
+    for seed in (1, 2, 3):
+        make_run(runs / f"mem-10/{seed}", "mem-10", seed, 0.33)
     run("fairseq-mem", "report", runs, "--out", tmp_path / "out", "--n-samples", "200")
     found = rows(tmp_path / "out")
     for seed in (1, 2):
@@ -168,7 +171,7 @@ def test_significance_is_that_of_sacrebleus_command(runs, tmp_path):
             "--paired-bs", "--paired-bs-n", "200", "--format", "text",
         )  # fmt: skip
         told_by_sacrebleu = [float(p) for p in re.findall(r"p = ([\d.]+)", done.stdout)]
-        assert len(told_by_sacrebleu) == 2
+        assert len(told_by_sacrebleu) == 2 and max(told_by_sacrebleu) > 0.01
         for metric, p in zip(("BLEU", "chrF"), told_by_sacrebleu):
             pairs = found["mem-10", metric, "trial"]["p_values"].split()
             told = dict(pair.split(":") for pair in pairs)

@@ -130,7 +130,9 @@ def paired_bootstrap(
         )
         signatures, scores = test()
     (name,) = signatures
-    first, *others = scores[name]
-    # of two equal scores sacreBLEU says p = 1 / (samples + 1): no resampled difference exceeds 0
-    told = [(some.score, 1.0 if some.score == first.score else some.p_value) for some in others]
-    return str(signatures[name]), [(first.score, None), *told]
+    told = []
+    for (_, translations), found in zip(systems, scores[name]):
+        # of a system against itself sacreBLEU says p = 1 / (samples + 1), as if it were significant
+        is_same = found.p_value is not None and list(translations) == list(systems[0][1])
+        told.append((found.score, 1.0 if is_same else found.p_value))
+    return str(signatures[name]), told

@@ -337,7 +337,7 @@ def compare(
             first = next(iter(having.values()))
             better = first.result["metrics"][metric]["better"]
             values = {seed: run.result["metrics"][metric]["value"] for seed, run in having.items()}
-            rows.append(Row(model, _label(first), values))
+            rows.append(Row(model, _label(models[model]), values))
         table = Table(group, metric, better, rows)
         if rows[0].model == baseline:
             for row in rows[1:]:
@@ -348,7 +348,8 @@ def compare(
     return tables
 
 
-def _label(run: Run) -> str:
+def _label(seeds: dict[int, Run]) -> str:
+    run = seeds[min(seeds)]
     return str(run.settings.get("label") or run.model)
 
 
@@ -458,7 +459,7 @@ def _summary(tables: list[Table], models: dict[str, dict[int, Run]], order: list
     head, rows = ["model", "seeds"], []
     head += [f"{table.metric} {ARROWS[table.better]}" for table in tables]
     for model in order:
-        line = [_label(next(iter(models[model].values()))), str(len(models[model]))]
+        line = [_label(models[model]), str(len(models[model]))]
         for table in tables:
             shown = _digits(table.metric)
             row = next((row for row in table.rows if row.model == model), None)
@@ -533,7 +534,7 @@ def _cost_table(models: dict[str, dict[int, Run]], order: list[str]) -> list[str
     for model in order:
         parameters, speed, wall = _costs(models[model].values())
         rows.append([
-            _label(next(iter(models[model].values()))),
+            _label(models[model]),
             " or ".join(f"{count:,}" for count in parameters) or "–",
             "–" if speed is None else f"{speed:,.0f}",
             _duration(wall),
@@ -590,7 +591,7 @@ def _provenance(
         for model in sorted(models, key=natural):
             seed, run = min(models[model].items())
             if commands := run.result.get("commands"):
-                lines += ["", f"{_label(run)}, seed {seed} ({_title(group)}):", "", "```"]
+                lines += ["", f"{_label(models[model])}, seed {seed} ({_title(group)}):", "", "```"]
                 lines += [*map(str, commands), "```"]
     return lines
 
@@ -638,29 +639,11 @@ def tell(
 
 
 COLUMNS = [
-    "data",
-    "size",
-    "updates",
-    "model",
-    "label",
-    "metric",
-    "better",
-    "seeds",
-    "mean",
-    "standard_deviation",
-    "by_seed",
-    "difference",
-    "interval_low",
-    "interval_high",
-    "interval",
-    "significance_tests",
-    "significantly_better",
-    "significantly_worse",
-    "p_values",
-    "parameters",
-    "target_tokens_per_second",
-    "wall_seconds",
-]
+    "data", "size", "updates", "model", "label", "metric", "better", "seeds", "mean",
+    "standard_deviation", "by_seed", "difference", "interval_low", "interval_high", "interval",
+    "significance_tests", "significantly_better", "significantly_worse", "p_values", "parameters",
+    "target_tokens_per_second", "wall_seconds",
+]  # fmt: skip
 
 
 def comma_separated(groups: dict[Group, dict[str, dict[int, Run]]], tables: list[Table]) -> str:
