@@ -248,6 +248,14 @@ def test_other_dictionaries_are_refused(data, model, tmp_path):  # noqa: F811
     assert not list(tmp_path.glob("out/*.*"))
 
 
+def test_a_sentence_too_long_is_refused(data, model, tmp_path):  # noqa: F811
+    state = torch.load(model / "checkpoint2.pt")
+    state["cfg"]["model"].max_source_positions = 4
+    torch.save(state, tmp_path / "short.pt")
+    message = refusal(tmp_path / "short.pt", data, "--out", tmp_path / "out", "--slots", 4)
+    assert "cannot be used: Size of sample" in message
+
+
 def test_script_of_the_example(data, model, whole, tmp_path):  # noqa: F811
     script = ROOT / "examples" / "wmt14_de_en" / "lesion.sh"
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}

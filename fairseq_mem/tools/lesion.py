@@ -175,6 +175,7 @@ class Evaluation:
         self.task: Any = None
         self.batches: list[Any] = []
         self.references: list[str] = []
+        self.moses: Any = None
 
     def load(self, checkpoint: Path, overrides: dict[str, Any]) -> Any:
         """Load the model and, the first time, the task with its dictionaries."""
@@ -208,8 +209,8 @@ class Evaluation:
         dataset = self.task.dataset(subset)
         if dataset.tgt is None:
             raise UserError(f"{subset} of {args.data} has no target side; give --gen-subset")
-        self.batches = list(
-            self.task.get_batch_iterator(
+        try:
+            batches = self.task.get_batch_iterator(
                 dataset=dataset,
                 max_tokens=args.max_tokens or (None if args.batch_size else 6000),
                 max_sentences=args.batch_size,
@@ -218,8 +219,10 @@ class Evaluation:
                 ),
                 required_batch_size_multiple=1,  # else fairseq drops the last sentences
                 disable_iterator_cache=True,
-            ).next_epoch_itr(shuffle=False)
-        )
+            )
+        except Exception as error:  # a sentence is too long, says fairseq
+            raise UserError(f"{subset} of {args.data} cannot be used: {error}") from None
+        self.batches = list(batches.next_epoch_itr(shuffle=False))
         if args.reference is None:
             self.references = self._in_order(
                 (int(number), self._text(target[target.ne(self.task.target_dictionary.pad())], True))
@@ -249,7 +252,7 @@ class Evaluation:
             return words
         from fairseq.data.encoders import build_tokenizer
 
-        if not hasattr(self, "moses"):
+        if self.moses is None:
             self.moses = build_tokenizer(
                 argparse.Namespace(
                     tokenizer="moses",
@@ -333,7 +336,7 @@ def fingerprint(args: argparse.Namespace) -> dict[str, Any]:
         for path in args.data.glob("*")
         if path.name.startswith((f"{args.gen_subset}.", "dict."))
     )
-    if not args.data.is_dir() or not files:
+    if not any(path.name.startswith(f"{args.gen_subset}.") for path in files):
         raise UserError(f"no {args.gen_subset} in {args.data}; give the folder of binarised data")
     if args.reference is not None and not args.reference.is_file():
         raise UserError(f"there is no reference {args.reference}; check its name")
