@@ -189,7 +189,9 @@ def test_several_checkpoints_are_averaged(data, model, copy, whole):  # noqa: F8
     assert float(found["loss"]) == pytest.approx(fmean(each), rel=1e-12)
     assert float(found["loss_standard_deviation"]) == pytest.approx(stdev(each), rel=1e-12)
     told = (copy / "lesion.md").read_text()
-    assert "deviations of 2 checkpoints" in told and f"{fmean(each):.3f} ± {stdev(each):.3f}" in told
+    assert (
+        "deviations of 2 checkpoints" in told and f"{fmean(each):.3f} ± {stdev(each):.3f}" in told
+    )
     assert ("2", "none", "") not in rows(copy)
 
 

@@ -225,7 +225,10 @@ class Evaluation:
         self.batches = list(batches.next_epoch_itr(shuffle=False))
         if args.reference is None:
             self.references = self._in_order(
-                (int(number), self._text(target[target.ne(self.task.target_dictionary.pad())], True))
+                (
+                    int(number),
+                    self._text(target[target.ne(self.task.target_dictionary.pad())], True),
+                )
                 for batch in self.batches
                 for number, target in zip(batch["id"], batch["target"])
             )
@@ -424,9 +427,7 @@ def tell(rows: list[Row], results: Results, note: str, args: argparse.Namespace)
                 f"{fmean(values):.{digits}f}"
                 + ("" if deviation is None else f" ± {deviation:.{digits}f}")
             )
-            line.append(
-                "" if row is rows[0] else signed(fmean(values) - fmean(whole), digits)
-            )
+            line.append("" if row is rows[0] else signed(fmean(values) - fmean(whole), digits))
         table.append(line)
     first = results[rows[0].setting][0]
     where = "the reference given" if args.reference else "the binarised target, detokenised"
@@ -461,10 +462,10 @@ def comma_separated(rows: list[Row]) -> str:
     """The report as CSV: a line for each setting."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        "slots lesion scope checkpoints BLEU BLEU_standard_deviation BLEU_by_checkpoint loss "
-        "loss_standard_deviation loss_by_checkpoint".split(" ")
-    )
+    writer.writerow([
+        "slots", "lesion", "scope", "checkpoints", "BLEU", "BLEU_standard_deviation",
+        "BLEU_by_checkpoint", "loss", "loss_standard_deviation", "loss_by_checkpoint",
+    ])  # fmt: skip
     for row in rows:
         writer.writerow([
             row.setting.slots, row.setting.lesion, row.setting.scope, len(row.bleu),
@@ -523,9 +524,7 @@ def main(args: argparse.Namespace) -> None:
     for checkpoint in args.checkpoints:
         digest = sha256(checkpoint)
         if digest in seen:
-            raise UserError(
-                f"{checkpoint} holds the same as {seen[digest]}; it would count twice"
-            )
+            raise UserError(f"{checkpoint} holds the same as {seen[digest]}; it would count twice")
         seen[digest] = checkpoint
         for setting in settings:
             path = args.out / "results" / digest[:12] / f"{setting.name}.json"
@@ -536,11 +535,11 @@ def main(args: argparse.Namespace) -> None:
         title = f"{number}/{len(work)} {checkpoint.name} {setting.name}"
         result = done[path]
         if result is None:
-            found = evaluation.evaluate(checkpoint, setting, title)
-            write_text(path.with_suffix(".txt"), "\n".join(found.pop("translations")) + "\n")
+            fresh = evaluation.evaluate(checkpoint, setting, title)
+            write_text(path.with_suffix(".txt"), "\n".join(fresh.pop("translations")) + "\n")
             packages = ("fairseq-fixed", "torch", "sacrebleu")
             result = {
-                "settings": identity, **asdict(setting), **found,
+                "settings": identity, **asdict(setting), **fresh,
                 "versions": ", ".join(f"{name} {version(name)}" for name in packages),
             }  # fmt: skip
             write_text(path, json.dumps(result, indent=1) + "\n")
@@ -554,4 +553,6 @@ def main(args: argparse.Namespace) -> None:
     charts.save(draw(rows), args.out / "lesion.png")
     write_text(args.out / "lesion.csv", comma_separated(rows))
     write_text(args.out / "lesion.md", tell(rows, results, note, args))
-    print(f"{args.out / 'lesion.md'}: {len(settings)} settings, {len(args.checkpoints)} checkpoints")
+    print(
+        f"{args.out / 'lesion.md'}: {len(settings)} settings, {len(args.checkpoints)} checkpoints"
+    )
