@@ -12,9 +12,11 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
-from commands import EVERY_SENTENCE, ROOT, fairseq
+from commands import EVERY_SENTENCE, ROOT, fairseq, train
+from commands import run as run_command
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from sacrebleu.metrics import BLEU
-from test_commands import data, model  # noqa: F401  (fixtures)
+from test_commands import MEMORY, data  # noqa: F401  (data: a fixture)
 
 import fairseq_mem
 from fairseq_mem.tools import cli, lesion
@@ -37,10 +39,18 @@ def refusal(*words):
 
 
 @pytest.fixture(scope="module")
+def model(data, tmp_path_factory):  # noqa: F811
+    """A folder with checkpoints of a model that has learned a little."""
+    folder = tmp_path_factory.mktemp("model")
+    train(data, folder, *MEMORY, "--max-epoch", "30", "--save-interval", "15")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def whole(data, model, tmp_path_factory):  # noqa: F811
     """The command's folder for a model with 4 slots in its encoder and 2 in its decoder."""
     out = tmp_path_factory.mktemp("lesion")
-    run(model / "checkpoint2.pt", data, "--out", out)
+    run(model / "checkpoint30.pt", data, "--out", out)
     return out
 
 
@@ -93,34 +103,43 @@ def plain(output, kind):
     return [line[-1] for line in sorted(lines, key=lambda line: int(line[0][2:]))]
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides"),
-    [
-        ("slots-2", {"memory_tokens": 2}),
-        ("no-read-all", {"memory_lesion": "no-read", "memory_lesion_scope": "all"}),
-    ],
-)
-def test_numbers_are_those_of_fairseqs_commands(data, model, whole, name, overrides):  # noqa: F811
-    arguments = [
-        data, "--path", model / "checkpoint2.pt", "--cpu", *EVERY_SENTENCE,
-        "--model-overrides", overrides,
-    ]  # fmt: skip
+def test_translations_are_those_of_fairseq_generate(data, model, whole):  # noqa: F811
     done = fairseq(
-        "generate", *arguments, "--beam", "4", "--lenpen", "0.6", "--remove-bpe",
-        "--tokenizer", "moses", "--source-lang", "de", "--target-lang", "en",
+        "generate", data, "--path", model / "checkpoint30.pt", "--cpu", *EVERY_SENTENCE,
+        "--model-overrides", {"memory_tokens": 2}, "--beam", "4", "--lenpen", "0.6",
+        "--remove-bpe", "--tokenizer", "moses", "--source-lang", "de", "--target-lang", "en",
     )  # fmt: skip
-    result = json.loads((results(whole) / f"{name}.json").read_text())
-    translations = (results(whole) / f"{name}.txt").read_text().splitlines()
-    assert translations == plain(done.stdout, "D") and len(translations) == 12
+    result = json.loads((results(whole) / "slots-2.json").read_text())
+    translations = (results(whole) / "slots-2.txt").read_text().splitlines()
+    assert translations == plain(done.stdout, "D") and len(set(translations)) > 5
     bleu = BLEU().corpus_score(translations, [plain(done.stdout, "T")]).score
-    assert result["BLEU"] == pytest.approx(bleu, abs=1e-9)
+    assert result["BLEU"] == pytest.approx(bleu, abs=1e-9) and bleu > 1
 
+
+def test_losses_are_those_of_fairseq_validate(data, model, whole):  # noqa: F811
     done = fairseq(
-        "validate", *arguments, "--batch-size", "20", "--task", "translation",
-        "--valid-subset", "test",
+        "validate", data, "--path", model / "checkpoint30.pt", "--cpu", *EVERY_SENTENCE,
+        "--model-overrides", {"memory_lesion": "no-read", "memory_lesion_scope": "all"},
+        "--batch-size", "20", "--task", "translation", "--valid-subset", "test",
     )  # fmt: skip
     (loss,) = re.findall(r"\| nll_loss ([\d.]+)", done.stdout + done.stderr)
+    result = json.loads((results(whole) / "no-read-all.json").read_text())
     assert result["loss"] == pytest.approx(float(loss), abs=2e-3)
+
+
+def test_fairseq_loads_what_average_writes(data, model, tmp_path):  # noqa: F811
+    """Its command and, to compare the numbers, its loader."""
+    mean = tmp_path / "mean.pt"
+    done = run_command("fairseq-mem", "average", "--last", "2", model, "--out", mean)
+    assert done.stdout == f"{mean}: the mean of 2 checkpoints\n"
+    assert mean.stat().st_size < (model / "checkpoint30.pt").stat().st_size / 2
+    done = fairseq("generate", data, "--path", mean, "--cpu", "--beam", "2", *EVERY_SENTENCE)
+    assert len(plain(done.stdout, "H")) == 12
+    (loaded,), _, _ = load_model_ensemble_and_task([str(mean)], {"data": str(data)})
+    first, second = (torch.load(model / f"checkpoint{n}.pt")["model"] for n in (15, 30))
+    assert not torch.equal(first["encoder.memory.weight"], second["encoder.memory.weight"])
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, (first[key] + second[key]) / 2)
 
 
 def test_a_second_run_does_nothing_twice(data, model, copy, monkeypatch, capsys):  # noqa: F811
@@ -128,7 +147,7 @@ def test_a_second_run_does_nothing_twice(data, model, copy, monkeypatch, capsys)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     (results(copy) / "zero-read-cross.json").unlink()
     (results(copy) / "slots-0.json").write_text('{"BLEU": 9')
-    run(model / "checkpoint2.pt", data, "--out", copy)
+    run(model / "checkpoint30.pt", data, "--out", copy)
     assert sorted(done) == ["slots-0", "zero-read-cross"]
     told = capsys.readouterr().err
     assert "slots-0.json is damaged" in told and told.count("(done before)") == 9
@@ -149,7 +168,7 @@ def test_stopped_and_continued(data, model, whole, tmp_path, monkeypatch):  # no
         return evaluate(self, checkpoint, setting, title)
 
     monkeypatch.setattr(lesion.Evaluation, "evaluate", stopped)
-    arguments = [model / "checkpoint2.pt", data, "--out", tmp_path / "out", "--slots", "1"]
+    arguments = [model / "checkpoint30.pt", data, "--out", tmp_path / "out", "--slots", "1"]
     with pytest.raises(fairseq_mem.UserError, match="stopped"):
         run(*arguments)
     assert not list((tmp_path / "out").glob("*.*"))
@@ -166,7 +185,7 @@ def test_stopped_and_continued(data, model, whole, tmp_path, monkeypatch):  # no
 
 def test_results_made_otherwise_are_refused(data, model, copy, tmp_path, monkeypatch):  # noqa: F811
     done = evaluated(monkeypatch)
-    checkpoint = model / "checkpoint2.pt"
+    checkpoint = model / "checkpoint30.pt"
     assert "beam 4, not 3" in refusal(checkpoint, data, "--out", copy, "--beam", 3)
     other = shutil.copytree(data, tmp_path / "bin")
     with (other / "test.de-en.en.bin").open("ab") as file:
@@ -181,7 +200,7 @@ def test_results_made_otherwise_are_refused(data, model, copy, tmp_path, monkeyp
 
 
 def test_several_checkpoints_are_averaged(data, model, copy, whole):  # noqa: F811
-    run(model / "checkpoint1.pt", model / "checkpoint2.pt", data, "--out", copy, "--slots", 0)
+    run(model / "checkpoint15.pt", model / "checkpoint30.pt", data, "--out", copy, "--slots", 0)
     found = rows(copy)["4", "none", ""]
     each = [float(loss) for loss in found["loss_by_checkpoint"].split()]
     assert found["checkpoints"] == "2" and each[0] != each[1]
@@ -201,7 +220,7 @@ def test_a_raw_reference_counts(data, model, whole, tmp_path):  # noqa: F811
     reference = tmp_path / "reference"
     reference.write_text(words)
     run(
-        model / "checkpoint2.pt", data, "--out", tmp_path / "out", "--reference", reference,
+        model / "checkpoint30.pt", data, "--out", tmp_path / "out", "--reference", reference,
         "--slots", 4,
     )  # fmt: skip
     found = rows(tmp_path / "out")["4", "none", ""]
@@ -209,13 +228,13 @@ def test_a_raw_reference_counts(data, model, whole, tmp_path):  # noqa: F811
     assert float(found["loss"]) == pytest.approx(float(rows(whole)["4", "none", ""]["loss"]))
     reference.write_text(words + "one more\n")
     message = refusal(
-        model / "checkpoint2.pt", data, "--out", tmp_path / "new", "--reference", reference
+        model / "checkpoint30.pt", data, "--out", tmp_path / "new", "--reference", reference
     )
     assert "13 lines" in message and "12 sentences" in message
 
 
 def test_what_makes_no_sense_is_refused(data, model, tmp_path):  # noqa: F811
-    checkpoint, out = model / "checkpoint2.pt", tmp_path / "out"
+    checkpoint, out = model / "checkpoint30.pt", tmp_path / "out"
     message = refusal(checkpoint, data, "--out", out, "--slots", 2, 5, 20)
     assert "4 memory tokens" in message and "no 5, 20" in message
     assert "there is no reference" in refusal(
@@ -245,13 +264,13 @@ def test_other_dictionaries_are_refused(data, model, tmp_path):  # noqa: F811
     for language in ("de", "en"):
         with (other / f"dict.{language}.txt").open("a") as file:
             file.writelines(f"new{number} 1\n" for number in range(9))
-    message = refusal(model / "checkpoint2.pt", other, "--out", tmp_path / "out")
+    message = refusal(model / "checkpoint30.pt", other, "--out", tmp_path / "out")
     assert "does not fit the dictionaries" in message
     assert not list(tmp_path.glob("out/*.*"))
 
 
 def test_a_sentence_too_long_is_refused(data, model, tmp_path):  # noqa: F811
-    state = torch.load(model / "checkpoint2.pt")
+    state = torch.load(model / "checkpoint30.pt")
     state["cfg"]["model"].max_source_positions = 4
     torch.save(state, tmp_path / "short.pt")
     message = refusal(tmp_path / "short.pt", data, "--out", tmp_path / "out", "--slots", 4)
@@ -270,7 +289,7 @@ def test_script_of_the_example(data, model, whole, tmp_path):  # noqa: F811
         )  # fmt: skip
 
     shutil.copytree(whole, tmp_path / "lesion")
-    done = script_run(model / "checkpoint2.pt", "--", "--cpu", "--slots", "2", DATA=str(data))
+    done = script_run(model / "checkpoint30.pt", "--", "--cpu", "--slots", "2", DATA=str(data))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("(done before)") == 10
     assert done.stdout == "lesion/lesion.md: 10 settings, 1 checkpoints\n"
