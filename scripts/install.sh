@@ -143,7 +143,8 @@ pip_install "2/4 torch and build tools: 1 to 10 minutes, 0.3 GB (CPU) or 3 GB (C
     pip_install "3/4 fairseq-fixed: 1 minute, and 3 more the first time if its C++ is compiled" \
         --no-build-isolation fairseq-fixed
 )
-pip_install "4/4 fairseq-mem and development tools: 1 minute" --no-build-isolation --editable '.[dev]'
+pip_install "4/4 fairseq-mem, development tools and matplotlib: 1 minute" \
+    --no-build-isolation --editable '.[dev,analysis]'
 
 versions=$("$venv/bin/fairseq-mem" --version 2>"$log") ||
     fail "installed, but does not run: $(tail -n 1 "$log") (log: $log)"

@@ -1,0 +1,190 @@
+"""`fairseq-mem average`: the mean of checkpoints' parameters, as one checkpoint.
+
+Does what fairseq's scripts/average_checkpoints.py does, which is not in its wheel.
+"""
+
+import argparse
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .files import read_checkpoint, write_whole
+
+EPOCHS = re.compile(r"checkpoint(\d+)\.pt")
+UPDATES = re.compile(r"checkpoint_\d+_(\d+)\.pt")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the command to the `fairseq-mem` parser."""
+    parser = subparsers.add_parser(
+        "average",
+        help="average the parameters of several checkpoints",
+        description="Average the parameters of several checkpoints of one training. The result "
+        "is a checkpoint that all of fairseq's commands load; it has the options of the last one "
+        "given (or the newest found) and no optimizer state.",
+        epilog="For example: fairseq-mem average --last 5 checkpoints --out averaged.pt",
+    )
+    parser.add_argument(
+        "checkpoints", nargs="+", type=Path, metavar="CHECKPOINT",
+        help="a checkpoint; or, with --last and its like, the folder that holds them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", "--output", type=Path, required=True, metavar="FILE", help="the new checkpoint"
+    )
+    newest = parser.add_mutually_exclusive_group()
+    newest.add_argument(
+        "--last", type=_positive, metavar="N",
+        help="the last N checkpoints of a folder that has those of epochs (checkpoint7.pt) or "
+        "those of updates (checkpoint_7_12000.pt)",
+    )  # fmt: skip
+    newest.add_argument(
+        "--num-epoch-checkpoints", type=_positive, metavar="N",
+        help="the last N of epochs, if the folder has both (fairseq's name)",
+    )  # fmt: skip
+    newest.add_argument(
+        "--num-update-checkpoints", type=_positive, metavar="N",
+        help="the last N of updates, if the folder has both (fairseq's name)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint-upper-bound", type=_positive, metavar="N",
+        help="leave out checkpoints of a later epoch or update (fairseq's name)",
+    )  # fmt: skip
+    return parser
+
+
+def last_checkpoints(folder: Path, args: argparse.Namespace) -> list[Path]:
+    """The newest checkpoints of a folder, the newest at the end.
+
+    Raises:
+        UserError: the folder has too few of them, or of both kinds.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give the one with the checkpoints")
+    found = {
+        kind: sorted(
+            (int(match[1]), path)
+            for path in folder.iterdir()
+            if (match := pattern.fullmatch(path.name))
+        )
+        for kind, pattern in (("epoch", EPOCHS), ("update", UPDATES))
+    }
+    if args.num_epoch_checkpoints:
+        kind, count = "epoch", args.num_epoch_checkpoints
+    elif args.num_update_checkpoints:
+        kind, count = "update", args.num_update_checkpoints
+    else:
+        kind, count = "epoch" if found["epoch"] else "update", args.last
+        if found["epoch"] and found["update"]:
+            raise UserError(
+                f"{folder} has checkpoints of epochs and of updates; instead of --last give "
+                f"--num-epoch-checkpoints {count} or --num-update-checkpoints {count}"
+            )
+    bound = args.checkpoint_upper_bound
+    numbered = [path for number, path in found[kind] if bound is None or number <= bound]
+    if len(numbered) < count:
+        up_to = "" if bound is None else f" up to {kind} {bound}"
+        raise UserError(
+            f"{folder} has {len(numbered)} checkpoints of {kind}s{up_to}, {count} were asked for"
+        )
+    return numbered[-count:]
+
+
+def average(paths: list[Path]) -> dict[str, Any]:
+    """The checkpoint whose floating-point parameters are the mean of those in ``paths``.
+
+    Sums are in float64, results in the checkpoints' own type. Integers and all but the model come
+    from the last one; what is of no use with other parameters is left out: the optimizer's state,
+    and moving averages.
+
+    Raises:
+        UserError: a file cannot be used, or two are not of one model.
+    """
+    states = [read_checkpoint(path) for path in paths]
+    models: list[dict[str, Tensor]] = [state["model"] for state in states]
+    for path, model in zip(paths[1:], models[1:]):
+        _check_same_model(paths[0], models[0], path, model)
+
+    averaged = states[-1]
+    averaged.pop("last_optimizer_state", None)
+    for name in ("ema", "ema_fp32_params"):
+        (averaged.get("extra_state") or {}).pop(name, None)
+    done: dict[tuple[Any, ...], Tensor] = {}  # embeddings that are tied stay one tensor
+    result = type(models[-1])()
+    for key in models[-1]:
+        identity = tuple(_place(model[key]) for model in models)
+        if identity not in done:
+            done[identity] = _mean([model[key] for model in models])
+        result[key] = done[identity]
+    averaged["model"] = result
+    return averaged
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for two tensors of a checkpoint that are the same numbers in memory."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    last = tensors[-1]
+    if not last.is_floating_point():
+        return last.clone()
+    total = torch.zeros_like(last, dtype=torch.float64)
+    for tensor in tensors:
+        total += tensor
+    return (total / len(tensors)).to(last.dtype)
+
+
+def _check_same_model(
+    path: Path, model: dict[str, Tensor], other_path: Path, other: dict[str, Tensor]
+) -> None:
+    for key in sorted(model.keys() ^ other.keys()):
+        having, lacking = (path, other_path) if key in model else (other_path, path)
+        raise UserError(
+            f"{having} has {key} and {lacking} has not; give checkpoints of one training"
+        )
+    for key, tensor in model.items():
+        for what, ours, theirs in (
+            ("shape", tuple(tensor.shape), tuple(other[key].shape)),
+            ("type", tensor.dtype, other[key].dtype),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"{key} has {what} {ours} in {path} and {theirs} in {other_path}; "
+                    "give checkpoints of one training"
+                )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    paths: list[Path] = args.checkpoints
+    if args.last or args.num_epoch_checkpoints or args.num_update_checkpoints:
+        if len(paths) > 1:
+            raise UserError(f"give one folder, not {len(paths)}: {paths[1]} is too many")
+        paths = last_checkpoints(paths[0], args)
+    elif args.checkpoint_upper_bound:
+        raise UserError("--checkpoint-upper-bound chooses among a folder's; give --last N too")
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise UserError(f"{path} is given twice; it would count twice")
+        seen.add(path.resolve())
+    if args.out.resolve() in seen:
+        raise UserError(f"{args.out} is one of the checkpoints; choose another name for --out")
+    if args.out.is_dir():
+        raise UserError(f"{args.out} is a folder; give --out a file's name")
+    for path in paths:
+        print(f"averaging {path}", file=sys.stderr)
+    write_whole(args.out, partial(torch.save, average(paths)))
+    print(f"{args.out}: the mean of {len(paths)} checkpoints")

@@ -1,0 +1,21 @@
+"""Tables in Markdown, and numbers in them."""
+
+from collections.abc import Iterable
+
+
+def cell(text: object) -> str:
+    """Text that breaks no table."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def markdown(head: list[str], rows: Iterable[Iterable[object]], left: int = 1) -> list[str]:
+    """A table's lines; the first ``left`` columns are flush left, numbers flush right."""
+    marks = ["---"] * left + ["---:"] * (len(head) - left)
+    lines = [head, marks, *([cell(value) for value in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference, with its sign."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−")
