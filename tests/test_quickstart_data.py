@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -211,6 +212,16 @@ def test_newest_checkpoint_that_is_whole(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path}/checkpoint_2_1000.pt\n"
     assert "1100.pt is damaged" in printed.err
+
+
+def test_checkpoints_of_a_training_that_ended_with_an_epoch(tmp_path, capsys):
+    for name in ("checkpoint1", "checkpoint_2_900", "checkpoint_2_1000", "checkpoint2"):
+        torch.save({"optimizer_history": [{"num_updates": 1016}]}, tmp_path / f"{name}.pt")
+    checkpoint.main(tmp_path, 1016, 3)
+    names = [Path(line).stem for line in capsys.readouterr().out.splitlines()]
+    assert names == ["checkpoint2", "checkpoint_2_1000", "checkpoint_2_900"]
+    checkpoint.main(tmp_path, 1000, 3)  # not what was asked for
+    assert capsys.readouterr().out == ""
 
 
 def test_damage_in_the_middle_is_seen(tmp_path, capsys):

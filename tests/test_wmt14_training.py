@@ -150,19 +150,24 @@ def test_a_table_is_trained_once_and_extended(data, tmp_path):
     other = script("run.sh", "mem-2", 1, check=False, **{**asked, "UPDATES": 7})
     assert other.returncode == 1 and "updates 6, not 7" in other.stderr
 
-    # The baseline gets memory.
-    extended = script("extension.sh", 1, TOKENS=3, **{**asked, "UPDATES": 4})
+    # The baseline gets memory; the other two runs of extension.sh are shown only.
+    start = runs / "trial" / "baseline" / "seed-1" / "model.pt"
+    more = {**asked, "UPDATES": 4, "START": start}
+    script("run.sh", "mem-3-only", 1, **more)
     folder = runs / "trial-extension"
     only = json.loads((folder / "mem-3-only" / "seed-1" / "result.json").read_text())
     assert only["trained_parameters"] == 3 * 128 and only["updates"] == 4
-    assert {path.name for path in folder.iterdir()} == {"baseline", "mem-3", "mem-3-only", "report"}
+    extended = script("extension.sh", 1, TOKENS=3, DRY_RUN=1, **{**asked, "UPDATES": 4})
+    trained = [line for line in extended.stdout.splitlines() if "fairseq-train" in line]
+    assert len(trained) == 3 and all(f"--finetune-from-model {start}" in line for line in trained)
     assert "memory only" in (folder / "report" / "report.md").read_text("utf-8"), extended.stdout
 
 
 @pytest.mark.cli
+@pytest.mark.slow
 def test_training_continues_where_it_stopped_and_a_failure_leaves_word(data, tmp_path):
     runs = tmp_path / "runs"
-    asked = {"DATA": data, "RUNS": runs, "UPDATES": 4}
+    asked = {"DATA": data, "RUNS": runs, "UPDATES": 4, "MAX_TOKENS": 500}
     folder = runs / "trial" / "mem-2" / "seed-1"
     failed = script("run.sh", "mem-2", 1, check=False, TRAIN_FLAGS="--lr-scheduler none", **asked)
     assert failed.returncode == 1 and "fairseq-train failed" in failed.stderr

@@ -117,6 +117,10 @@ prepare() {
     end
 }
 
+finished() { # the checkpoint of a training that reached its end
+    "$PYTHON" scripts/newest_checkpoint.py "$run" "$updates"
+}
+
 train() {
     [ ! -e "$run/model.pt" ] || return 0
     begin train "Training: $updates updates" "$((updates / 6 / 60 + 1)) minutes"
@@ -137,13 +141,13 @@ train() {
         --max-tokens 1500 --required-batch-size-multiple 1 --num-workers 0 --seed 1 --cpu
         # checkpoints
         --save-dir "$run" --save-interval-updates "$save_every" --keep-interval-updates 2
-        --no-epoch-checkpoints --no-last-checkpoints
+        --keep-last-epochs 1 --no-last-checkpoints
         --log-format simple --log-interval 50
     )
     # fairseq writes these under a temporary name and renames, so they are whole unless the
     # disk is at fault; its checkpoint_last.pt is a copy that a kill can truncate.
     [ -z "$newest" ] || command+=(--restore-file "$newest")
-    if [[ $newest != *_$updates.pt ]]; then
+    if [ -z "$(finished)" ]; then
         show "${command[@]}"
         echo "  (everything it says is in $run/train.log)"
         "${command[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
@@ -152,9 +156,9 @@ train() {
             tail -n 3 "$run/train.log" >&2
             fail "fairseq-train failed (above); run again to continue"
         }
-        newest=$("$PYTHON" scripts/newest_checkpoint.py "$run")
     fi
-    [[ $newest == *_$updates.pt ]] || fail "no checkpoint of update $updates in $run; run again"
+    newest=$(finished)
+    [ -n "$newest" ] || fail "no checkpoint of update $updates in $run; run again"
     cp "$newest" "$run/model.pt.partial"
     mv "$run/model.pt.partial" "$run/model.pt"
     end

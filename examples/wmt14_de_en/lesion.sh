@@ -12,9 +12,10 @@ length penalty 0.6. Ends with a table (lesion.md, lesion.csv) and a chart
 (lesion.png). Stop it at any point and run it again: it continues. What follows --
 goes to `fairseq-mem lesion`, for instance: -- --slots 0 1 2 3 --cpu
 
-  DATA=FOLDER     the binarised data (needed)
-  REFERENCE=FILE  raw reference of the test set, a sentence a line (default: the
-                  binarised target, detokenised)
+  DATA=FOLDER     the binarised data (default examples/wmt14_de_en/work/data-bin)
+  REFERENCE=FILE  raw reference of the test set, a sentence a line (default:
+                  raw/test.LANGUAGE beside DATA; if there is none, the binarised
+                  target, detokenised)
   OUT=FOLDER      where the results go (default ./lesion)
   VENV=FOLDER     the environment of `make install` (default .venv), or
   PYTHON=PROGRAM  any Python that has the requirements
@@ -44,10 +45,15 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     if [ -x "${VENV:-$root/.venv}/bin/python" ]; then PYTHON=${VENV:-$root/.venv}/bin/python; fi
 fi
-[ -d "${DATA:-}" ] || fail "there is no folder DATA=${DATA:-}; set DATA to the binarised data"
+data=${DATA:-$here/work/data-bin}
+[ -d "$data" ] || fail "there is no folder $data; run prepare.sh, or set DATA to the binarised data"
+if [ -z "${REFERENCE:-}" ] && [ -e "$data/settings.txt" ]; then
+    REFERENCE=$(dirname "$data")/raw/test.$(sed -n 's/^target //p' "$data/settings.txt")
+    [ -e "$REFERENCE" ] || REFERENCE=''
+fi
 
 command=(
-    "$PYTHON" -m fairseq_mem lesion "${checkpoints[@]}" "$DATA"
+    "$PYTHON" -m fairseq_mem lesion "${checkpoints[@]}" "$data"
     --out "${OUT:-lesion}" --beam 4 --lenpen 0.6
 )
 [ -z "${REFERENCE:-}" ] || command+=(--reference "$REFERENCE")

@@ -56,11 +56,12 @@ def hardware() -> str:
     return f"{os.cpu_count()} x {model}"
 
 
-def validated(run: Path, split: str) -> dict[str, float]:
+def losses(run: Path, split: str) -> dict[str, float]:
     """Loss (label-smoothed, as trained on) and its part without smoothing, bits a token."""
-    text = (run / f"validate-{split}.txt").read_text(encoding="utf-8")
+    text = (run / "losses.txt").read_text(encoding="utf-8")
+    line = re.findall(rf"valid on '{split}' subset .*", text)[-1]
     return {
-        name: float(re.findall(rf"\| {name} ([\d.]+)", text)[-1]) for name in ("loss", "nll_loss")
+        name: float(re.findall(rf"\| {name} ([\d.]+)", line)[0]) for name in ("loss", "nll_loss")
     }
 
 
@@ -68,6 +69,8 @@ def finish(run: Path) -> None:
     log = (run / "train.log").read_text(encoding="utf-8", errors="replace")
     parameters = re.search(r"num\. shared model params: ([\d,]+) \(num\. trained: ([\d,]+)\)", log)
     speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([\d.]+),", log)]
+    if not speeds:  # a training so short that it ended before the first line: of its epochs
+        speeds = [float(speed) for speed in re.findall(r"\| train \|.*\| wps ([\d.]+)", log)]
     if parameters is None or not speeds:
         sys.exit(f"run.sh: {run}/train.log lacks the parameters or the speed; was it changed?")
     bleu, chrf = json.loads((run / "scores.json").read_text(encoding="utf-8"))
@@ -76,9 +79,9 @@ def finish(run: Path) -> None:
         "chrF": {"value": chrf["score"], "better": "higher"},
     }
     for split in ("test", "valid"):
-        losses = validated(run, split)
-        metrics[f"{split} NLL (bits a token)"] = {"value": losses["nll_loss"], "better": "lower"}
-        metrics[f"{split} loss"] = {"value": losses["loss"], "better": "lower"}
+        found = losses(run, split)
+        metrics[f"{split} NLL (bits a token)"] = {"value": found["nll_loss"], "better": "lower"}
+        metrics[f"{split} loss"] = {"value": found["loss"], "better": "lower"}
     known = json.loads((run / "settings.json").read_text(encoding="utf-8"))
     threads = os.environ.get("OMP_NUM_THREADS")
     write(

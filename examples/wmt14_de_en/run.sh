@@ -181,7 +181,7 @@ train=(
     --seed "$seed" "${device[@]}"
     # checkpoints; fairseq's checkpoint_last.pt is a copy that a kill can cut short
     --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
-    --keep-interval-updates "$((average > 2 ? average : 2))" --no-epoch-checkpoints --no-last-checkpoints
+    --keep-interval-updates "$((average > 2 ? average : 2))" --keep-last-epochs 1 --no-last-checkpoints
     --log-format simple --log-interval 50
     "${more[@]}"
 )
@@ -198,7 +198,7 @@ validate=( # --task: without it fairseq-validate doesn't know the data's options
     fairseq-validate "$data" --user-dir fairseq_mem --path "$run/model.pt" --task translation
     --source-lang "$source_language" --target-lang "$target_language"
     --max-tokens "$((max_tokens * 2))" --required-batch-size-multiple 1 --log-format simple
-    "${generate_device[@]}"
+    --valid-subset "valid,test" "${generate_device[@]}"
 )
 score=(
     sacrebleu "$reference" --input "$run/hypotheses.txt"
@@ -213,8 +213,8 @@ show() { # a command, so that it can be copied
 
 if [ -n "${DRY_RUN:-}" ]; then
     show "${train[@]}"
-    [ "$average" -eq 1 ] || show fairseq-mem average --last "$average" "$run" --out "$run/model.pt"
-    for split in valid test; do show "${validate[@]}" --valid-subset "$split"; done
+    [ "$average" -eq 1 ] || show fairseq-mem average "THE LAST $average CHECKPOINTS" --out "$run/model.pt"
+    show "${validate[@]}"
     show "${generate[@]}"
     show "${score[@]}"
     exit
@@ -265,21 +265,19 @@ rm -f "$run/failed.txt"
 
 # ------------------------------------------------------------ train
 
-newest=''
-find_newest() { newest=$(python scripts/newest_checkpoint.py "$run"); }
+finished() { # the newest $average checkpoints of a training that reached its end
+    python scripts/newest_checkpoint.py "$run" "$updates" "$average"
+}
 
 if [ ! -e "$run/model.pt" ]; then
-    find_newest
-    if [[ $newest != *_$updates.pt ]]; then
+    mapfile -t last < <(finished)
+    if [ ${#last[@]} -eq 0 ]; then
         begin train "training, $updates updates"
-        # --finetune-from-model is for the first start: fairseq ignores it when the folder has
-        # the checkpoint to restore, and refuses it beside --restore-file.
-        if [ -n "$newest" ]; then
-            if [ -n "$start" ]; then
-                for at in "${!train[@]}"; do
-                    [ "${train[at]}" != --finetune-from-model ] || train=("${train[@]:0:at}" "${train[@]:at+2}")
-                done
-            fi
+        newest=$(python scripts/newest_checkpoint.py "$run")
+        if [ -n "$newest" ]; then # fairseq refuses --finetune-from-model beside it
+            for at in "${!train[@]}"; do
+                [ "${train[at]}" != --finetune-from-model ] || train=("${train[@]:0:at}" "${train[@]:at+2}")
+            done
             train+=(--restore-file "$newest")
         fi
         show "${train[@]}"
@@ -291,32 +289,30 @@ if [ ! -e "$run/model.pt" ]; then
             failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
         }
         end
-        find_newest
+        mapfile -t last < <(finished)
     fi
-    [[ $newest == *_$updates.pt ]] || failed "no whole checkpoint of update $updates"
+    [ ${#last[@]} -gt 0 ] || failed "no whole checkpoint of update $updates"
     begin average "the model"
     if [ "$average" -eq 1 ]; then
-        cp "$newest" "$run/model.pt.partial"
+        cp "${last[0]}" "$run/model.pt.partial"
         mv "$run/model.pt.partial" "$run/model.pt"
     else
-        show fairseq-mem average --last "$average" "$run" --out "$run/model.pt"
-        fairseq-mem average --last "$average" "$run" --out "$run/model.pt" || failed "averaging failed"
+        show fairseq-mem average "${last[@]}" --out "$run/model.pt" | tee "$run/average.txt"
+        fairseq-mem average "${last[@]}" --out "$run/model.pt" || failed "averaging failed"
     fi
     end
 fi
 
 # ------------------------------------------------------------ losses, translations, scores
 
-for split in valid test; do
-    if [ ! -e "$run/validate-$split.txt" ]; then
-        begin validate "loss on the $split set"
-        show "${validate[@]}" --valid-subset "$split"
-        "${validate[@]}" --valid-subset "$split" >"$run/validate-$split.partial" 2>&1 ||
-            failed "fairseq-validate failed: $(tail -n 1 "$run/validate-$split.partial")"
-        mv "$run/validate-$split.partial" "$run/validate-$split.txt"
-        end
-    fi
-done
+if [ ! -e "$run/losses.txt" ]; then
+    begin validate "loss on the validation and the test set"
+    show "${validate[@]}"
+    "${validate[@]}" >"$run/losses.partial" 2>&1 ||
+        failed "fairseq-validate failed: $(tail -n 1 "$run/losses.partial")"
+    mv "$run/losses.partial" "$run/losses.txt"
+    end
+fi
 
 if [ ! -e "$run/hypotheses.txt" ]; then
     begin translate "translating $(wc -l <"$reference") sentences, beam 4"
@@ -341,7 +337,7 @@ mv "$run/reference.partial" "$run/reference.txt"
 end
 {
     show "${train[@]}"
-    [ "$average" -eq 1 ] || show fairseq-mem average --last "$average" "$run" --out "$run/model.pt"
+    [ ! -e "$run/average.txt" ] || cat "$run/average.txt"
     show "${generate[@]}"
     show "${score[@]}"
 } | sed "s/^+ //" >"$run/commands.txt"
