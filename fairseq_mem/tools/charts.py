@@ -79,8 +79,8 @@ def draw_bars(axes: "Axes", bars: Sequence[Bar], metric: str, better: str) -> No
     span = max(ends) - min(ends) or 0.1 * abs(max(ends)) or 1.0
     start = max(min(ends) - 0.5 * span, 0.0) if min(ends) >= 0 else min(ends) - 0.5 * span
     axes.set_xlim(start, max(ends) + 0.1 * span)
-    note = f"; the axis begins at {start:.3g}" if start else ""
-    axes.set_xlabel(f"{metric} ({better} is better{note})")
+    note = f"\n(the axis begins at {start:.3g})" if start else ""
+    axes.set_xlabel(f"{metric} ({better} is better){note}")
     axes.spines[["top", "right"]].set_visible(False)
 
 

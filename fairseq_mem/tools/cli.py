@@ -8,6 +8,7 @@ the user can mend is raised as `UserError`.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in ("user-dir", *COMMANDS) else None
     args = build_parser(command).parse_args(argv)
+    # importing fairseq leaves the root logger at DEBUG, for every library
+    logging.getLogger().setLevel(logging.WARNING)
     try:
         return args.main(args) or 0
     except OSError as error:  # a file that is missing, a full disk

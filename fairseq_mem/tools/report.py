@@ -678,7 +678,7 @@ def draw(groups: Iterable[Group], tables: list[Table], baseline: str) -> Any:
         here = [table for table in tables if table.group == group]
         charted.append([table for table in here if table.metric in CHARTED] or here[:1])
     columns = max(len(row) for row in charted)
-    heights = [1.3 + 0.35 * max(len(table.rows) for table in row) for row in charted]
+    heights = [1.5 + 0.35 * max(len(table.rows) for table in row) for row in charted]
     figure = charts.new_figure(4.8 * columns, sum(heights))
     grid = figure.subplots(
         len(charted), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
