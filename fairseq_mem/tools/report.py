@@ -36,8 +36,8 @@ CHARTED = ("BLEU", "perplexity", "test loss", "valid loss")
 TESTED = ("BLEU", "chrF")
 ARROWS = {"higher": "↑", "lower": "↓"}  # where better is
 RESULTS = {  # what result.json has beside the settings
-    "metrics", "signatures", "parameters", "target_tokens_per_second", "wall_seconds", "versions",
-    "hardware", "threads", "commands", "reference",
+    "metrics", "signatures", "parameters", "trained_parameters", "target_tokens_per_second",
+    "wall_seconds", "versions", "hardware", "threads", "commands", "reference",
 }  # fmt: skip
 ROUNDING = 0.06  # a score that was written down with one digit behind the point
 
