@@ -183,4 +183,3 @@ def export(model: Any, task: Any, data: Path, folder: Path) -> None:
         "quantization": "float32",
     }  # fmt: skip
     (folder / "fairseq_mem.json").write_text(json.dumps(description))
-    (folder / "fairseq_mem.json").write_text(json.dumps(description))

@@ -125,16 +125,15 @@ def main(args: argparse.Namespace) -> int:
         ) from None
     with opened(args.input) as source:
         interactive = source.isatty()
-        threads = args.threads or len(os.sched_getaffinity(0))
         try:
-            translator = load(args, threads, interactive)
+            translator = load(args, interactive)
         except (ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
             raise UserError(str(error)) from error
         check_languages(args, translator)
         run = Run(args, translator, fairseq_mem_serve.TooLong, interactive)
         try:
             with written(args.output) as output:
-                run.translate(source, output, CHUNK_LINES * threads)
+                run.translate(source, output, CHUNK_LINES * (args.threads or cores()))
         except BrokenPipeError:  # whoever reads our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + 13  # as if SIGPIPE had ended us
@@ -149,7 +148,7 @@ def main(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- the model
 
 
-def load(args: argparse.Namespace, threads: int, interactive: bool) -> "Translator":
+def load(args: argparse.Namespace, interactive: bool) -> "Translator":
     """Load the model with the engine that fits it, or that is asked for."""
     from fairseq_mem_serve import load_translator
 
@@ -174,14 +173,32 @@ def load(args: argparse.Namespace, threads: int, interactive: bool) -> "Translat
     if is_folder:
         if args.data is not None:
             raise UserError(f"--data {args.data}: {model} is an exported model and needs none")
-        # One thread a batch gives the most sentences a second, all for one the quickest answer.
-        inter, intra = (1, threads) if interactive else (threads, 1)
-        return load_translator(model, device=args.device, threads=intra, inter_threads=inter)
+        return load_translator(model, **engine_options(args, interactive))
     if args.data is None:
         raise UserError(
             f"{model} is a checkpoint: give --data DATA_BIN, the folder of its dictionaries"
         )
-    return load_checkpoint(args, threads)
+    return load_checkpoint(args)
+
+
+def engine_options(args: argparse.Namespace, interactive: bool) -> dict[str, Any]:
+    """Where CTranslate2 computes, and with how many threads."""
+    import ctranslate2
+
+    gpus = ctranslate2.get_cuda_device_count()
+    if args.device == "cuda" and gpus == 0:
+        raise UserError("--device cuda: CTranslate2 sees no GPU here; leave it out")
+    if gpus > 0 and args.device != "cpu":
+        return {"device": "cuda"}
+    threads = args.threads or cores()
+    # A thread for each batch gives the most sentences a second, all for one the quickest answer.
+    inter, intra = (1, threads) if interactive else (threads, 1)
+    return {"device": "cpu", "threads": intra, "inter_threads": inter}
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def check_languages(args: argparse.Namespace, translator: "Translator") -> None:
@@ -195,7 +212,7 @@ def check_languages(args: argparse.Namespace, translator: "Translator") -> None:
         )
 
 
-def load_checkpoint(args: argparse.Namespace, threads: int) -> "Translator":
+def load_checkpoint(args: argparse.Namespace) -> "Translator":
     """Load a checkpoint of fairseq's.
 
     Raises:
@@ -213,7 +230,8 @@ def load_checkpoint(args: argparse.Namespace, threads: int) -> "Translator":
     for side in ("source", "target"):
         if side in settings:
             overrides[f"{side}_lang"] = settings[side]
-    torch.set_num_threads(threads)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     try:
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
             [args.model], arg_overrides=overrides
