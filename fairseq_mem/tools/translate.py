@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import json
+import math
 import os
 import select
 import sys
@@ -80,19 +81,19 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--beam", type=positive, default=4, metavar="N", help="default 4")
     parser.add_argument(
         "--length-penalty",
-        type=float,
+        type=finite,
         default=1.0,
         metavar="P",
         help="fairseq's --lenpen: above 1 favours longer translations (default 1)",
     )
     parser.add_argument(
         "--max-len-a",
-        type=float,
+        type=finite,
         default=1.2,
         metavar="A",
-        help="a translation has at most A x source tokens (with end mark) + B tokens (default 1.2)",
+        help="at most A x source tokens (with the end mark) + B tokens (default 1.2)",
     )
-    parser.add_argument("--max-len-b", type=float, default=10, metavar="B", help="default 10")
+    parser.add_argument("--max-len-b", type=finite, default=10.0, metavar="B", help="default 10")
     parser.add_argument("--json", action="store_true", help="write JSON lines, see below")
     parser.add_argument(
         "--nbest", type=positive, default=1, metavar="N", help="translations a line, with --json"
@@ -108,10 +109,23 @@ def positive(text: str) -> int:
     return number
 
 
+def finite(text: str) -> float:
+    """A number that is one, from the command line."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
+
+
 def main(args: argparse.Namespace) -> int:
     """Translate; return the exit status."""
     if args.nbest > 1 and not args.json:
         raise UserError(f"--nbest {args.nbest} gives several translations a line: add --json")
+    if args.max_len_a < 0 or args.max_len_a * 2 + args.max_len_b < 1:
+        raise UserError(
+            f"--max-len-a {args.max_len_a:g} and --max-len-b {args.max_len_b:g} allow no translation "
+            "of a short line; raise them"
+        )
     if args.nbest > args.beam:
         raise UserError(
             f"--nbest {args.nbest} is more than --beam {args.beam} can find: raise --beam"

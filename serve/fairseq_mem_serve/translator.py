@@ -166,7 +166,7 @@ class Translator:
         limits = []
         for source in sources:
             limit = int(max_len_a * (len(source) + 1) + max_len_b)
-            if limit < 1:
+            if limit < 1 and source:
                 raise ValueError(
                     f"max_len_a {max_len_a} and max_len_b {max_len_b} allow no translation of "
                     f"{len(source)} tokens; raise them"
