@@ -35,7 +35,7 @@ def by_fairseq(translator_files):
     """The same model and the same pipeline, with fairseq's generator."""
     args = argparse.Namespace(
         model=str(translator_files.checkpoint), data=str(translator_files.data), device="cpu",
-        source_lang=None, target_lang=None, threads=None,
+        source_lang=None, target_lang=None, threads=None, tokenizer=None, bpe_codes=None,
     )  # fmt: skip
     return translate.load_checkpoint(args)
 

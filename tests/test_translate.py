@@ -234,7 +234,9 @@ def test_refusals(translator_files, tmp_path):
     assert "there is no nowhere" in refused(model="nowhere")
     assert "without fairseq_mem.json" in refused(model=tmp_path)
     assert "--engine fairseq takes a checkpoint" in refused("--engine", "fairseq")
-    assert "needs none" in refused("--data", data)
+    assert f"--data {data}: " in refused("--data", data)
+    assert "--bpe-codes x: " in refused("--bpe-codes", "x")
+    assert "no such file" in refused("--data", data, "--bpe-codes", "x", model=checkpoint)
     assert "de to en, not de to fr" in refused("--target-lang", "fr")
     assert "de to en, not cs to en" in refused("--source-lang", "cs")
     assert "fairseq-mem export makes of it" in refused(
@@ -270,9 +272,14 @@ def test_data_without_codes_is_taken_as_it_is(translator_files, tmp_path):
     )
     translator = translate.load_checkpoint(args)
     assert translator.split("„eins zwei.“") == ["„eins", "zwei.“"]
-    (tmp_path / "data" / "code").write_bytes((translator_files.data / "code").read_bytes())
-    (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize no\n")
-    assert translate.load_checkpoint(args).split("„eins")[0] == "„"
+    codes = translator_files.data / "code"
+    args.tokenizer, args.bpe_codes = "moses", str(codes)
+    assert translate.load_checkpoint(args).split("„eins.")[0] == "„"
+    args.tokenizer = args.bpe_codes = None
+    (tmp_path / "data" / "code").write_bytes(codes.read_bytes())
+    assert translate.load_checkpoint(args).split("„") == ["„"]
+    (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\n")
+    assert translate.load_checkpoint(args).split("„") == ["&quot;"]
 
 
 def test_without_the_package(monkeypatch, translator_files):

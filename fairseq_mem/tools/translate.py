@@ -57,6 +57,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="DATA_BIN",
         help="with a checkpoint: the folder of its dictionaries and BPE codes",
     )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("moses", "none"),
+        help="of the data's text (default: what preprocess.sh did, none for other data)",
+    )
+    parser.add_argument(
+        "--bpe-codes", metavar="FILE", help="BPE merges (default: DATA_BIN/code, if there)"
+    )
     parser.add_argument("--source-lang", metavar="LANG", help="refuse a model that reads another")
     parser.add_argument("--target-lang", metavar="LANG", help="refuse a model that writes another")
     parser.add_argument(
@@ -185,8 +193,13 @@ def load(args: argparse.Namespace, interactive: bool) -> "Translator":
             "fairseq-mem export makes of it"
         )
     if is_folder:
-        if args.data is not None:
-            raise UserError(f"--data {args.data}: {model} is an exported model and needs none")
+        for option in ("data", "tokenizer", "bpe_codes"):
+            value = getattr(args, option)
+            if value is not None:
+                raise UserError(
+                    f"--{option.replace('_', '-')} {value}: {model} is an exported model, which "
+                    "has its own; leave it out"
+                )
         return load_translator(model, **engine_options(args, interactive))
     if args.data is None:
         raise UserError(
@@ -235,12 +248,13 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     import torch
     from fairseq import checkpoint_utils
     from fairseq.tasks.translation import TranslationTask
-    from fairseq_mem_serve import Translator
+    from fairseq_mem_serve import TextPipeline, Translator
 
     if not Path(args.data).is_dir():
         raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
     overrides = {"data": args.data}
     settings = read_settings(Path(args.data))
+    text = text_settings(args, settings)
     for side in ("source", "target"):
         if side in settings:
             overrides[f"{side}_lang"] = settings[side]
@@ -265,7 +279,8 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
             model.cuda()
         model.eval()
         model.prepare_for_inference_(cfg)
-    return Translator(FairseqEngine(task, models), text_pipeline(args.data, task, settings))
+    pipeline = TextPipeline(task.cfg.source_lang, task.cfg.target_lang, **text)
+    return Translator(FairseqEngine(task, models), pipeline)
 
 
 def read_settings(data: Path) -> dict[str, str]:
@@ -277,22 +292,20 @@ def read_settings(data: Path) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
 
 
-def text_pipeline(data: str, task: Any, settings: dict[str, str]) -> Any:
-    """What the text of a folder of data went through.
+def text_settings(args: argparse.Namespace, settings: dict[str, str]) -> dict[str, Any]:
+    """How the training text was prepared: as asked for, or else as the data's settings say.
 
-    A folder without BPE codes was binarised from text as it was, tokenised or not.
+    Text of another origin than preprocess.sh was binarised as it was, but for BPE.
     """
-    from fairseq_mem_serve import TextPipeline
-
-    codes = Path(data) / "code"
-    has_codes = codes.is_file()
-    return TextPipeline(
-        task.cfg.source_lang,
-        task.cfg.target_lang,
-        codes=codes if has_codes else None,
-        tokenizer="moses" if has_codes else None,
-        normalize=settings.get("normalize") != "no",
-    )
+    codes = Path(args.data) / "code" if args.bpe_codes is None else Path(args.bpe_codes)
+    if args.bpe_codes is not None and not codes.is_file():
+        raise UserError(f"--bpe-codes {codes}: there is no such file")
+    moses = (args.tokenizer or ("moses" if settings else "none")) == "moses"
+    return {
+        "codes": codes if codes.is_file() else None,
+        "tokenizer": "moses" if moses else None,
+        "normalize": moses and settings.get("normalize") == "yes",
+    }
 
 
 class FairseqEngine:
