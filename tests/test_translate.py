@@ -263,7 +263,7 @@ def test_files_that_are_no_checkpoints(translator_files, tmp_path):
         assert f"cannot load {model} with the dictionaries of {data}: " in line
 
 
-def test_data_without_codes_is_taken_as_it_is(translator_files, tmp_path):
+def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_path):
     shutil.copytree(translator_files.data, tmp_path / "data")
     (tmp_path / "data" / "code").unlink()
     (tmp_path / "data" / "settings.txt").unlink()
@@ -280,6 +280,9 @@ def test_data_without_codes_is_taken_as_it_is(translator_files, tmp_path):
     assert translate.load_checkpoint(args).split("„") == ["„"]
     (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\n")
     assert translate.load_checkpoint(args).split("„") == ["&quot;"]
+    # of a model that reads the language that was the target
+    (tmp_path / "data" / "code.de").write_text("#version: 0.2\n")
+    assert translate.load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]
 
 
 def test_without_the_package(monkeypatch, translator_files):

@@ -252,17 +252,13 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
 
     if not Path(args.data).is_dir():
         raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
-    overrides = {"data": args.data}
-    settings = read_settings(Path(args.data))
-    text = text_settings(args, settings)
-    for side in ("source", "target"):
-        if side in settings:
-            overrides[f"{side}_lang"] = settings[side]
+    if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
+        raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-            [args.model], arg_overrides=overrides
+            [args.model], arg_overrides={"data": args.data}
         )
     except Exception as error:  # of many kinds, from fairseq, torch and pickle
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -279,7 +275,8 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
             model.cuda()
         model.eval()
         model.prepare_for_inference_(cfg)
-    pipeline = TextPipeline(task.cfg.source_lang, task.cfg.target_lang, **text)
+    source, target = task.cfg.source_lang, task.cfg.target_lang
+    pipeline = TextPipeline(source, target, **text_settings(args, source))
     return Translator(FairseqEngine(task, models), pipeline)
 
 
@@ -292,17 +289,21 @@ def read_settings(data: Path) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
 
 
-def text_settings(args: argparse.Namespace, settings: dict[str, str]) -> dict[str, Any]:
-    """How the training text was prepared: as asked for, or else as the data's settings say.
+def text_settings(args: argparse.Namespace, language: str) -> dict[str, Any]:
+    """How the source text was prepared: as asked for, or else as the data's settings say.
 
     Text of another origin than preprocess.sh was binarised as it was, but for BPE.
     """
-    codes = Path(args.data) / "code" if args.bpe_codes is None else Path(args.bpe_codes)
-    if args.bpe_codes is not None and not codes.is_file():
-        raise UserError(f"--bpe-codes {codes}: there is no such file")
+    data = Path(args.data)
+    settings = read_settings(data)
+    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
+    # opposite direction begins with.
+    places = [data / f"code.{language}", data / "code"]
+    if args.bpe_codes is not None:
+        places = [Path(args.bpe_codes)]
     moses = (args.tokenizer or ("moses" if settings else "none")) == "moses"
     return {
-        "codes": codes if codes.is_file() else None,
+        "codes": next((path for path in places if path.is_file()), None),
         "tokenizer": "moses" if moses else None,
         "normalize": moses and settings.get("normalize") == "yes",
     }
