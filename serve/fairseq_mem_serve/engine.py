@@ -36,18 +36,22 @@ def load_translator(
 
     Raises:
         FileNotFoundError: ``folder`` holds no exported model.
-        ValueError: the model is of another format, or damaged.
+        ValueError: the model is of another format, or damaged, or cannot run as asked for.
     """
     folder = Path(folder)
     description = read_description(folder)
-    engine = CTranslate2Engine(
-        ctranslate2.Translator(
+    try:
+        model = ctranslate2.Translator(
             str(folder),
             device=device,
             compute_type=compute_type,
             inter_threads=inter_threads,
             intra_threads=threads or 0,
-        ),
+        )
+    except RuntimeError as error:
+        raise ValueError(f"CTranslate2 cannot load {folder}: {error}") from error
+    engine = CTranslate2Engine(
+        model,
         source_prefix=description["source_prefix"],
         target_prefix=description["target_prefix"],
         vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
