@@ -17,11 +17,12 @@ from fairseq_mem_serve import Batch, Found, TextPipeline, TooLong, Translator, l
 from fairseq_mem_serve.engine import CTranslate2Engine
 from fairseq_mem_serve.text import BPE_MARK
 from fairseq_mem_serve.translator import LEAST_COST, batched_by_length
-from test_preprocess import GERMAN, corpus
+from test_preprocess import GERMAN, run_corpus
 
 from fairseq_mem.tools import translate
 
 SERVE = Path(__file__).parent.parent / "serve"
+FILES = {"raw.de", "raw.en", "tok", "tok.de", "code", "bpe"}
 SENTENCES = [german for german, _ in small_translator.pairs(40, seed=7)]
 
 
@@ -46,17 +47,18 @@ def by_fairseq(translator_files):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, normalize):
     lines = [*GERMAN, "Sie sagte: „Er kam.“", "\ttabs  and\u00a0spaces \u2028 inside ", "x\r"]
-    corpus.prepare_tokenizers(["de", "en"], normalize)
-    raw = [f"{line}\n".encode() for line in lines]
-    tokenized = corpus.tokenize_chunk((raw, raw, None))[0].splitlines(keepends=True)
-    counted = corpus.count_words(tokenized)
-    (tmp_path / "words").write_text("".join(f"{w}\n" * n for w, n in counted.items()))
-    options = argparse.Namespace(
-        merges=120, workers=1, output=str(tmp_path / "code"), files=[str(tmp_path / "words")]
-    )
-    corpus.learn_bpe(options)
-    corpus.prepare_bpe(str(tmp_path / "code"))
-    expected = [line.decode().split() for line in corpus.segment_chunk(tokenized)]
+    (tmp_path / "raw.de").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    (tmp_path / "raw.en").write_text("x\n" * len(lines))
+    for words in (
+        ["tokenize", "--source-lang", "de", "--target-lang", "en", "raw.de", "raw.en", "tok"],
+        ["learn-bpe", "--merges", 120, "--output", "code", "tok.de"],
+        ["apply-bpe", "--codes", "code", "tok.de", "bpe"],
+    ):
+        if words[0] == "tokenize" and not normalize:
+            words.append("--no-normalize")
+        done = run_corpus(*(tmp_path / w if w in FILES else w for w in words))
+        assert done.returncode == 0, done.stderr
+    expected = [line.split() for line in (tmp_path / "bpe").read_text().split("\n")[:-1]]
     pipeline = TextPipeline("de", "en", codes=tmp_path / "code", normalize=normalize)
     assert [pipeline.split(line) for line in lines] == expected
     assert any(token.endswith(BPE_MARK) for tokens in expected for token in tokens)
