@@ -28,7 +28,7 @@ WORDS = {
     "eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five",
     "sechs": "six", "sieben": "seven", "acht": "eight", "neun": "nine", "zehn": "ten",
 }  # fmt: skip
-UPDATES = 220
+UPDATES = 150
 POSITIONS = 40  # the longest sentence, in tokens with the end mark
 MEMORY, DECODER_MEMORY = 3, 2
 
@@ -66,7 +66,7 @@ def make(folder: Path) -> Made:
     plain = [TextPipeline("de", "en", codes=None), TextPipeline("en", "de", codes=None)]
     tokenized = [[" ".join(p.split(text)) for text in t] for p, t in zip(plain, zip(*train))]
     codes = io.StringIO()
-    learn_bpe(io.StringIO("\n".join(tokenized[0] + tokenized[1])), codes, 30)
+    learn_bpe(io.StringIO("\n".join(tokenized[0] + tokenized[1])), codes, 55)
     (data / "code").write_text(codes.getvalue(), encoding="utf-8")
     (data / "settings.txt").write_text("# by hand\nsource de\ntarget en\nnormalize yes\n")
     cut = [TextPipeline("de", "en", codes=data / "code"), TextPipeline("en", "de", codes=data / "code")]

@@ -144,8 +144,8 @@ class CTranslate2Engine:
         self._source_prefix, self._target_prefix = source_prefix, target_prefix
         # Memory cannot be written in a text.
         self._memory = {*source_prefix, *target_prefix} - {END}
-        # fairseq never chooses padding. CTranslate2's own converter renames it.
-        self._never = [[token] for token in ("<pad>", "<blank>") if token in vocabularies[1]]
+        # fairseq never chooses padding, which CTranslate2's own converter renames
+        self._padding = {"<pad>", "<blank>"} & vocabularies[1]
         self.max_source_tokens, self.max_target_tokens = max_source_tokens, max_target_tokens
 
     def search(
@@ -156,10 +156,26 @@ class CTranslate2Engine:
         queued = [self._start(batch, beam, length_penalty) for batch in batches]
         for batch, results in zip(batches, queued, strict=True):
             found = [self._finished(result.result(), length_penalty) for result in results]
+            odd = [index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)]
+            if odd:
+                again = Batch([batch.sources[index] for index in odd], batch.max_tokens)
+                results = self._start(again, beam, length_penalty, forbid=True)
+                for index, result in zip(odd, results, strict=True):
+                    found[index] = self._finished(result.result(), length_penalty)
             yield self._with_end(batch, found, beam)
 
-    def _start(self, batch: Batch, beam: int, length_penalty: float) -> list[Any]:
+    def _is_odd(self, found: list[Found]) -> bool:
+        """Whether there is a translation among them that fairseq forbids: empty, or with padding."""
+        return any(f.tokens == [END] or not self._padding.isdisjoint(f.tokens) for f in found)
+
+    def _start(
+        self, batch: Batch, beam: int, length_penalty: float, forbid: bool = False
+    ) -> list[Any]:
         forced = len(self._target_prefix)
+        # What CTranslate2 forbids loses its share of the probability to the others, what fairseq
+        # forbids keeps it. So nothing is forbidden before it comes up, but for the empty
+        # translation behind a prefix, where CTranslate2 would silently spend a part of its beam
+        # on it.
         return self._model.translate_batch(
             self._prefixed(batch.sources),
             target_prefix=[self._target_prefix] * len(batch.sources) if forced else None,
@@ -170,11 +186,11 @@ class CTranslate2Engine:
             # CTranslate2 counts the forced tokens, and cuts the last step's hypotheses off where
             # fairseq has the end mark follow: see _with_end.
             max_decoding_length=forced + batch.max_tokens,
-            min_decoding_length=forced + 1,
+            min_decoding_length=forced + 1 if forced or forbid else 0,
             max_input_length=0,
             return_scores=True,
             return_end_token=True,
-            suppress_sequences=self._never or None,
+            suppress_sequences=[[token] for token in self._padding] if forbid else None,
             asynchronous=True,
         )
 
