@@ -1,10 +1,11 @@
 """Folders that `fairseq-mem export` wrote, and the search in them, by CTranslate2."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ctranslate2
 
@@ -153,45 +154,65 @@ class CTranslate2Engine:
     ) -> Iterator[list[list[Found]]]:
         """See :class:`~fairseq_mem_serve.translator.Engine`."""
         # All are queued at once, for `inter_threads` to work on.
-        queued = [self._start(batch, beam, length_penalty) for batch in batches]
-        for batch, results in zip(batches, queued, strict=True):
-            found = [self._finished(result.result(), length_penalty) for result in results]
-            odd = [index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)]
-            if odd:
-                again = Batch([batch.sources[index] for index in odd], batch.max_tokens)
-                results = self._start(again, beam, length_penalty, forbid=True)
-                for index, result in zip(odd, results, strict=True):
-                    found[index] = self._finished(result.result(), length_penalty)
+        queued = [self._start(batch, _How(beam, length_penalty)) for batch in batches]
+        for batch, (results, corrections) in zip(batches, queued, strict=True):
+            found = self._read(results, corrections, length_penalty)
+            odd = {index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)}
+            self._redo(found, batch, odd, _How(beam, length_penalty, forbid=True))
+            cut = {index for index, of_sentence in enumerate(found) if any(map(is_cut, of_sentence))}
+            if beam > 1:
+                for forbid, group in ((False, cut - odd), (True, cut & odd)):
+                    how = _How(beam, length_penalty, forbid=forbid, exhaust=True)
+                    self._redo(found, batch, group, how)
             yield self._with_end(batch, found, beam)
+
+    def _redo(
+        self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How"
+    ) -> None:
+        """Search for some sentences of a batch once more, in another way."""
+        if not indices:
+            return
+        order = sorted(indices)
+        again = Batch([batch.sources[index] for index in order], batch.max_tokens)
+        results = self._read(*self._start(again, how), how.length_penalty)
+        for index, of_sentence in zip(order, results, strict=True):
+            found[index] = of_sentence
 
     def _is_odd(self, found: list[Found]) -> bool:
         """Whether there is a translation among them that fairseq forbids: empty, or with padding."""
         return any(f.tokens == [END] or not self._padding.isdisjoint(f.tokens) for f in found)
 
-    def _start(
-        self, batch: Batch, beam: int, length_penalty: float, forbid: bool = False
-    ) -> list[Any]:
+    def _start(self, batch: Batch, how: "_How") -> tuple[list[Any], list[Any]]:
+        """Queue a batch: the searches; and, where needed, the first step's end mark's scores."""
         forced = len(self._target_prefix)
+        sources = self._prefixed(batch.sources)
+        prefixes = [self._target_prefix] * len(sources)
         # What CTranslate2 forbids loses its share of the probability to the others, what fairseq
-        # forbids keeps it. So nothing is forbidden before it comes up, but for the empty
-        # translation behind a prefix, where CTranslate2 would silently spend a part of its beam
-        # on it.
-        return self._model.translate_batch(
-            self._prefixed(batch.sources),
-            target_prefix=[self._target_prefix] * len(batch.sources) if forced else None,
-            beam_size=beam,
-            num_hypotheses=beam,
+        # forbids keeps it. So nothing is forbidden before it comes up; except for the empty
+        # translation behind a prefix, on which CTranslate2 would silently spend a part of its
+        # beam: there we ask for that share.
+        searches = self._model.translate_batch(
+            sources,
+            target_prefix=prefixes if forced else None,
+            beam_size=how.beam,
+            num_hypotheses=how.beam * how.patience(batch),
+            patience=how.patience(batch),
             # At exactly 0 the search would stop earlier than fairseq's.
-            length_penalty=length_penalty or 1e-9,
-            # CTranslate2 counts the forced tokens, and cuts the last step's hypotheses off where
-            # fairseq has the end mark follow: see _with_end.
+            length_penalty=how.length_penalty or 1e-9,
+            # CTranslate2 counts the forced tokens, and just stops at the last step, where fairseq
+            # has the end mark follow: see _with_end.
             max_decoding_length=forced + batch.max_tokens,
-            min_decoding_length=forced + 1 if forced or forbid else 0,
+            min_decoding_length=forced + 1 if forced or how.forbid else 0,
             max_input_length=0,
             return_scores=True,
             return_end_token=True,
-            suppress_sequences=[[token] for token in self._padding] if forbid else None,
+            suppress_sequences=[[token] for token in self._padding] if how.forbid else None,
             asynchronous=True,
+        )
+        if not forced:
+            return searches, []
+        return searches, self._model.score_batch(
+            sources, prefixes, max_input_length=0, asynchronous=True
         )
 
     def _prefixed(self, sources: list[list[str]]) -> list[list[str]]:
@@ -200,27 +221,41 @@ class CTranslate2Engine:
             for source in sources
         ]
 
-    def _finished(self, result: Any, length_penalty: float) -> list[Found]:
-        """Hypotheses of one sentence: with the end mark, if they have it."""
+    def _read(
+        self, searches: list[Any], corrections: list[Any], length_penalty: float
+    ) -> list[list[Found]]:
+        """Hypotheses of every sentence: with the end mark, if they have it."""
         forced = len(self._target_prefix)
-        # CTranslate2 has divided by a length that counts the forced tokens.
-        return [
-            Found(tokens[forced:], score * len(tokens) ** (length_penalty or 1e-9))
-            for tokens, score in zip(result.hypotheses, result.scores, strict=True)
-        ]
+        found = []
+        for index, search in enumerate(searches):
+            result = search.result()
+            correction = 0.0
+            if corrections:
+                correction = math.log1p(-math.exp(corrections[index].result().log_probs[-1]))
+            # CTranslate2 has divided by a length that counts the forced tokens.
+            found.append(
+                [
+                    Found(
+                        tokens[forced:],
+                        score * len(tokens) ** (length_penalty or 1e-9) + correction,
+                    )
+                    for tokens, score in zip(result.hypotheses, result.scores, strict=True)
+                ]
+            )
+        return found
 
     def _with_end(self, batch: Batch, found: list[list[Found]], beam: int) -> list[list[Found]]:
-        """Take the end mark off; where the length limit cut it off, count its probability first."""
-        cut = [
-            (index, hypothesis)
-            for index, hypotheses in enumerate(found)
-            for hypothesis in hypotheses
-            if hypothesis.tokens[-1:] != [END]
-        ]
-        ended: list[list[Found]] = [
-            [Found(f.tokens[:-1], f.log_prob) for f in hypotheses if f.tokens[-1:] == [END]]
-            for hypotheses in found
-        ]
+        """Keep what fairseq would have: the ``beam`` hypotheses that ended first.
+
+        If there are not as many, those follow that the length limit has cut off, each with the
+        end mark's probability counted. The end mark is taken off.
+        """
+        kept = []
+        for hypotheses in found:
+            ended = [Found(f.tokens[:-1], f.log_prob) for f in hypotheses if not is_cut(f)]
+            ended.sort(key=lambda f: (len(f.tokens), -f.log_prob))
+            kept.append(ended[:beam])
+        cut = [(index, f) for index, of_sentence in enumerate(found) for f in of_sentence if is_cut(f)]
         if cut:
             scored = self._model.score_batch(
                 self._prefixed([batch.sources[index] for index, _ in cut]),
@@ -228,10 +263,35 @@ class CTranslate2Engine:
                 max_input_length=0,
             )
             late: list[list[Found]] = [[] for _ in found]
-            for (index, hypothesis), result in zip(cut, scored, strict=True):
-                log_prob = hypothesis.log_prob + result.log_probs[-1]
-                late[index].append(Found(hypothesis.tokens, log_prob))
-            for hypotheses, candidates in zip(ended, late, strict=True):
+            for (index, f), result in zip(cut, scored, strict=True):
+                late[index].append(Found(f.tokens, f.log_prob + result.log_probs[-1]))
+            for ended, candidates in zip(kept, late, strict=True):
                 candidates.sort(key=lambda f: -f.log_prob)
-                hypotheses += candidates[: max(beam - len(hypotheses), 0)]
-        return ended
+                ended += candidates[: beam - len(ended)]
+        return kept
+
+
+class _How(NamedTuple):
+    """A way to search.
+
+    Attributes:
+        beam: hypotheses that are followed.
+        length_penalty: ranks what CTranslate2 returns.
+        forbid: what fairseq forbids is forbidden from the beginning.
+        exhaust: go on to the length limit and return all that ended; else the best ``beam`` are
+            returned, among which those that were cut off at the limit can hide others.
+    """
+
+    beam: int
+    length_penalty: float
+    forbid: bool = False
+    exhaust: bool = False
+
+    def patience(self, batch: Batch) -> int:
+        """So many times the beam may end."""
+        return batch.max_tokens + 1 if self.exhaust else 1
+
+
+def is_cut(hypothesis: Found) -> bool:
+    """Whether the search stopped before the end mark."""
+    return hypothesis.tokens[-1:] != [END]
