@@ -69,7 +69,10 @@ def make(folder: Path) -> Made:
     learn_bpe(io.StringIO("\n".join(tokenized[0] + tokenized[1])), codes, 55)
     (data / "code").write_text(codes.getvalue(), encoding="utf-8")
     (data / "settings.txt").write_text("# by hand\nsource de\ntarget en\nnormalize yes\n")
-    cut = [TextPipeline("de", "en", codes=data / "code"), TextPipeline("en", "de", codes=data / "code")]
+    cut = [
+        TextPipeline("de", "en", codes=data / "code"),
+        TextPipeline("en", "de", codes=data / "code"),
+    ]
     dictionaries = []
     for language, pipeline, texts in zip(("de", "en"), cut, zip(*train)):
         dictionary = Dictionary()
@@ -98,8 +101,15 @@ def make(folder: Path) -> Made:
     _train(model, task, cut, train)
 
     checkpoint = folder / "checkpoint.pt"
-    cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 1}
+    cfg = OmegaConf.to_container(
+        convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True
+    )
+    history = {
+        "criterion_name": "",
+        "optimizer_name": "",
+        "lr_scheduler_state": {},
+        "num_updates": 1,
+    }
     torch.save(
         {
             "args": None, "cfg": cfg, "model": model.state_dict(), "optimizer_history": [history],
@@ -158,7 +168,10 @@ def export(model: Any, task: Any, data: Path, folder: Path) -> None:
         )
         layers = (spec.encoder, spec.decoder)[side].position_encodings
         layers.encodings = np.concatenate(
-            [np.zeros_like(memory), part.embed_positions.weights.numpy()[task.source_dictionary.pad() + 1 :]]
+            [
+                np.zeros_like(memory),
+                part.embed_positions.weights.numpy()[task.source_dictionary.pad() + 1 :],
+            ]
         )
     projection = model.decoder.output_projection.weight.numpy()
     spec.decoder.projection.weight = np.concatenate(

@@ -198,7 +198,7 @@ def test_options_that_make_no_sense():
             translator.translate_nbest(["x"], **options)
     with pytest.raises(TypeError, match="list of sentences"):
         translator.translate("x")
-    with pytest.raises(TooLong, match="sentence 1 .counted from 0. has 51 tokens") as caught:
+    with pytest.raises(TooLong, match=r"sentence 1 .* has 51 tokens") as caught:
         translator.translate(["x", "x " * 50])
     assert caught.value.index == 1
 
@@ -310,7 +310,8 @@ def test_text_cannot_write_memory():
     model = Model()
     engine = CTranslate2Engine(
         model, source_prefix=["<mem-0>"], target_prefix=["<dmem-1>", "</s>"],
-        vocabularies=[{"<mem-0>", "<dmem-1>", "a", "</s>"}] * 2, max_source_tokens=9, max_target_tokens=9,
+        vocabularies=[{"<mem-0>", "<dmem-1>", "</s>"}] * 2,
+        max_source_tokens=9, max_target_tokens=9,
     )  # fmt: skip
     with pytest.raises(InterruptedError):
         list(engine.search([Batch([["a", "<mem-0>", "<dmem-1>"]], 5)], 2, 1.0))
@@ -334,7 +335,9 @@ def test_what_fairseq_forbids_is_searched_again_without_it():
             if options["suppress_sequences"]:
                 return [Result(["c", "</s>"]) for _ in sources]
             return [
-                {"a": Result(["</s>"]), "b": Result(["b", "</s>"]), "p": Result(["<pad>", "</s>"])}[s]
+                {"a": Result(["</s>"]), "b": Result(["b", "</s>"]), "p": Result(["<pad>", "</s>"])}[
+                    s
+                ]
                 for (s,) in sources
             ]
 
@@ -381,9 +384,15 @@ def test_normalisation_can_be_off(folder):
         (lambda f: (f / "fairseq_mem.json").write_text("[]"), ValueError, "is damaged"),
         (lambda f: describe(f, format=2), ValueError, "format 2, .* reads format 1"),
         (lambda f: describe(f, target_prefix="gone"), ValueError, "lacks target_prefix"),
-        (lambda f: describe(f, source_prefix=["<mem-77>"]), ValueError, "lacks its memory, <mem-77"),
+        (
+            lambda f: describe(f, source_prefix=["<mem-77>"]),
+            ValueError,
+            "lacks its memory, <mem-77",
+        ),
         (lambda f: (f / "source_vocabulary.json").unlink(), ValueError, "cannot load .*vocabulary"),
         (lambda f: (f / "code").unlink(), FileNotFoundError, "code"),
+        (lambda f: (f / "code").write_text("x"), ValueError, "code holds no BPE merges"),
+        (lambda f: (f / "code").write_bytes(b"\xff"), ValueError, "code holds no BPE merges"),
         (lambda f: (f / "model.bin").unlink(), ValueError, "cannot load .*model.bin"),
     ],
 )
@@ -426,7 +435,9 @@ def test_installs_into_an_empty_environment(translator_files, tmp_path, served):
         [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
     ).stdout.lower()
     assert "fairseq-mem-serve" in listed and "ctranslate2" in listed
-    assert not {"torch", "fairseq-fixed", "fairseq"} & {line.split()[0] for line in listed.splitlines()}
+    assert not {"torch", "fairseq-fixed", "fairseq"} & {
+        line.split()[0] for line in listed.splitlines()
+    }
     done = subprocess.run(
         [python, "-c", USE, translator_files.exported],
         capture_output=True, text=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"},

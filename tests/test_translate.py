@@ -120,8 +120,7 @@ def test_json_lines(run, translator_files):
         GERMAN[:2], nbest=3
     )
     assert [record["translations"] for record in records[:2]] == [
-        [h._asdict() for h in hypotheses]
-        for hypotheses in found
+        [h._asdict() for h in hypotheses] for hypotheses in found
     ]
     assert len(records[0]["translations"]) == 3
     assert records[2]["translations"] == [{"text": "", "score": 0.0, "tokens": []}]
@@ -239,9 +238,7 @@ def test_refusals(translator_files, tmp_path):
     assert "no such file" in refused("--data", data, "--bpe-codes", "x", model=checkpoint)
     assert "de to en, not de to fr" in refused("--target-lang", "fr")
     assert "de to en, not cs to en" in refused("--source-lang", "cs")
-    assert "fairseq-mem export makes of it" in refused(
-        "--engine", "ctranslate2", model=checkpoint
-    )
+    assert "fairseq-mem export makes of it" in refused("--engine", "ctranslate2", model=checkpoint)
     assert "give --data" in refused(model=checkpoint)
     assert "is no folder" in refused("--data", tmp_path / "no", model=checkpoint)
     assert "dict.de.txt" in refused("--data", tmp_path, model=checkpoint)
@@ -281,7 +278,7 @@ def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_pa
     (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\n")
     assert translate.load_checkpoint(args).split("„") == ["&quot;"]
     # of a model that reads the language that was the target
-    (tmp_path / "data" / "code.de").write_text("#version: 0.2\n")
+    (tmp_path / "data" / "code.de").write_text("#version: 0.2\nx y</w>\n")
     assert translate.load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]
 
 
@@ -357,3 +354,13 @@ def test_on_a_terminal_it_asks_line_by_line(translator_files, expected):
     os.write(ours, b"\x04")  # end of input
     assert process.wait(timeout=60) == 0
     os.close(ours)
+
+
+@pytest.mark.cli
+def test_a_checkpoint_is_translated_without_chatter(translator_files, expected):
+    words = [sys.executable, "-m", "fairseq_mem", "translate", translator_files.checkpoint]
+    done = subprocess.run(
+        [*map(str, [*words, "--data", translator_files.data, "--threads", 1])],
+        input=text(GERMAN), capture_output=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == (text(expected), b"", 0)

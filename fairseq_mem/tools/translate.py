@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import select
@@ -51,7 +52,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "model", metavar="MODEL", help="folder made by fairseq-mem export, or a checkpoint (.pt)"
     )
     parser.add_argument("--input", metavar="FILE", help="raw text (default: standard input)")
-    parser.add_argument("--output", metavar="FILE", help="where to write (default: standard output)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="where to write (default: standard output)"
+    )
     parser.add_argument(
         "--data",
         metavar="DATA_BIN",
@@ -131,8 +134,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--nbest {args.nbest} gives several translations a line: add --json")
     if args.max_len_a < 0 or args.max_len_a * 2 + args.max_len_b < 1:
         raise UserError(
-            f"--max-len-a {args.max_len_a:g} and --max-len-b {args.max_len_b:g} allow no translation "
-            "of a short line; raise them"
+            f"--max-len-a {args.max_len_a:g} and --max-len-b {args.max_len_b:g} allow no "
+            "translation of a short line; raise them"
         )
     if args.nbest > args.beam:
         raise UserError(
@@ -254,6 +257,8 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
     if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
         raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
+    for name in ("fairseq", "hydra"):  # they say at length what nobody asked
+        logging.getLogger(name).setLevel(logging.WARNING)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:
@@ -471,7 +476,7 @@ def opened(path: str | None) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(f"cannot read --input {path}: {error.strerror}") from error
     with file:
-        yield file  # type: ignore[misc]  # a FileIO
+        yield file
 
 
 def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:

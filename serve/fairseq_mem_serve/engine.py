@@ -159,16 +159,16 @@ class CTranslate2Engine:
             found = self._read(results, corrections, length_penalty)
             odd = {index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)}
             self._redo(found, batch, odd, _How(beam, length_penalty, forbid=True))
-            cut = {index for index, of_sentence in enumerate(found) if any(map(is_cut, of_sentence))}
+            cut = {
+                index for index, of_sentence in enumerate(found) if any(map(is_cut, of_sentence))
+            }
             if beam > 1:
                 for forbid, group in ((False, cut - odd), (True, cut & odd)):
                     how = _How(beam, length_penalty, forbid=forbid, exhaust=True)
                     self._redo(found, batch, group, how)
             yield self._with_end(batch, found, beam)
 
-    def _redo(
-        self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How"
-    ) -> None:
+    def _redo(self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How") -> None:
         """Search for some sentences of a batch once more, in another way."""
         if not indices:
             return
@@ -179,7 +179,7 @@ class CTranslate2Engine:
             found[index] = of_sentence
 
     def _is_odd(self, found: list[Found]) -> bool:
-        """Whether there is a translation among them that fairseq forbids: empty, or with padding."""
+        """Whether fairseq forbids one of these translations: empty, or with padding."""
         return any(f.tokens == [END] or not self._padding.isdisjoint(f.tokens) for f in found)
 
     def _start(self, batch: Batch, how: "_How") -> tuple[list[Any], list[Any]]:
@@ -255,7 +255,9 @@ class CTranslate2Engine:
             ended = [Found(f.tokens[:-1], f.log_prob) for f in hypotheses if not is_cut(f)]
             ended.sort(key=lambda f: (len(f.tokens), -f.log_prob))
             kept.append(ended[:beam])
-        cut = [(index, f) for index, of_sentence in enumerate(found) for f in of_sentence if is_cut(f)]
+        cut = [
+            (index, f) for index, of_sentence in enumerate(found) for f in of_sentence if is_cut(f)
+        ]
         if cut:
             scored = self._model.score_batch(
                 self._prefixed([batch.sources[index] for index, _ in cut]),

@@ -1,5 +1,7 @@
 """Raw text to subword tokens and back, exactly as `preprocess.sh` made the training text."""
 
+import contextlib
+import io
 from pathlib import Path
 
 BPE_MARK = "@@"  # at the end of a piece that the next one continues
@@ -34,6 +36,10 @@ class TextPipeline:
         codes: file of BPE merges; None if the model's tokens are whole words.
         tokenizer: ``"moses"``, or None if the text comes tokenised and stays so.
         normalize: normalise punctuation, as `preprocess.sh` does without `--no-normalize`.
+
+    Raises:
+        FileNotFoundError: there are no ``codes``.
+        ValueError: an argument makes no sense, or ``codes`` is something else.
     """
 
     def __init__(
@@ -59,8 +65,12 @@ class TextPipeline:
         if codes is not None:
             from subword_nmt.apply_bpe import BPE
 
-            with open(codes, encoding="utf-8") as lines:
-                self._bpe = BPE(lines, separator=BPE_MARK)
+            said = io.StringIO()
+            try:
+                with open(codes, encoding="utf-8") as lines, contextlib.redirect_stderr(said):
+                    self._bpe = BPE(lines, separator=BPE_MARK)
+            except (SystemExit, UnicodeDecodeError):
+                raise ValueError(f"{codes} holds no BPE merges of subword-nmt") from None
             merged = (left + right for left, right in self._bpe.bpe_codes)
             self._longest_piece = max((len(m.replace("</w>", "")) for m in merged), default=1)
 
