@@ -172,6 +172,8 @@ def test_batches_hold_sentences_of_a_length_and_no_more_tokens_than_asked():
     for batch in batches:
         assert len(batch) * max(lengths[batch[0]] + 1, LEAST_COST) <= 100
     assert len(batches) == 3  # 40 40, 30 25 12, 12 3 1 1 1
+    # short sentences are searched for as long as others
+    assert [len(b) for b in batched_by_length(list(range(8)), [["x"]] * 8, 100)] == [6, 2]
     assert [len(b) for b in batched_by_length([0, 1], sources, 1)] == [1, 1]
 
 

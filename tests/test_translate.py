@@ -95,6 +95,8 @@ def test_line_numbers_go_on_across_chunks(run, monkeypatch):
     out, errors, _ = run(b"eins.\nzwei.\ndrei.\nvier.\n\xff\n")
     assert out.count(b"\n") == 5
     assert "line 5: " in errors
+    out, _, _ = run(b"eins.\nzwei.\ndrei.\n", "--json")
+    assert [json.loads(line)["line"] for line in out.splitlines()] == [1, 2, 3]
 
 
 def test_only_newlines_end_lines(run):
