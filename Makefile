@@ -35,7 +35,7 @@ test-all: lint ## everything, the slow tests too
 lint: install ## format, lint, types, shell scripts
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) ruff check
-	$(IN_VENV) mypy fairseq_mem
+	$(IN_VENV) mypy fairseq_mem serve/fairseq_mem_serve
 	{ git ls-files -z --cached --others --exclude-standard -- '*.sh' .ci/run 2>/dev/null \
 	    || find . -path './.?*' -prune -o -name '*.sh' -print0; } | $(IN_VENV) xargs -0 shellcheck
 
@@ -43,7 +43,7 @@ bench: install ## measure against fairseq's own models
 	$(IN_VENV) python benchmarks/run.py
 
 clean: ## remove what was built; keep the environment, data, checkpoints, downloads
-	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist *.egg-info serve/build serve/*.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find . -path './.?*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "removed build products and caches; kept $(VENV) (rm -r $(VENV) removes it), data," \
 	    "checkpoints and downloads"

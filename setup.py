@@ -26,6 +26,7 @@ setup(
         "sacrebleu>=2.3,<3",
         "sacremoses>=0.1,<1",
         "subword-nmt>=0.3.8,<0.4",
+        "tqdm>=4.60,<5",
     ],
     extras_require={
         "dev": [

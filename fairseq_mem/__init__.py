@@ -9,6 +9,7 @@ import sys
 from . import compat
 
 compat.check_versions()
+compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
 
 # Models, criteria and optimizers register themselves with fairseq when they are imported.

@@ -6,6 +6,7 @@ before the first ``import fairseq``.
 """
 
 import argparse
+import logging
 from importlib import metadata
 
 from .errors import UserError
@@ -47,6 +48,11 @@ def check_versions() -> None:
             f"needs torch {minimum} or newer, {torch_version} is installed; run: "
             f'pip install --upgrade "torch>={minimum}"'
         )
+
+
+def silence_advertisement() -> None:
+    """Keep fairseq from telling whoever imports it to install tensorboardX for speech."""
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 
 def allow_fairseq_checkpoints() -> None:

@@ -84,7 +84,7 @@ fi
 # --- nothing to do? ----------------------------------------------------------------------------
 
 wanted() {
-    cat constraints.txt setup.py scripts/install.sh | cksum
+    cat constraints.txt setup.py serve/pyproject.toml scripts/install.sh | cksum
     pwd
     version_of "$venv/bin/python"
 }
@@ -144,7 +144,7 @@ pip_install "2/4 torch and build tools: 1 to 10 minutes, 0.3 GB (CPU) or 3 GB (C
         --no-build-isolation fairseq-fixed
 )
 pip_install "4/4 fairseq-mem, development tools and matplotlib: 1 minute" \
-    --no-build-isolation --editable '.[dev,analysis]'
+    --no-build-isolation --editable ./serve --editable '.[dev,analysis]'
 
 versions=$("$venv/bin/fairseq-mem" --version 2>"$log") ||
     fail "installed, but does not run: $(tail -n 1 "$log") (log: $log)"

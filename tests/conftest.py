@@ -33,3 +33,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def translator_files(tmp_path_factory):
+    """A small trained translator: `checkpoint`, `data` and `exported`."""
+    import small_translator  # needs what only few tests need
+
+    return small_translator.make(tmp_path_factory.mktemp("translator"))

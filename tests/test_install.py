@@ -35,7 +35,14 @@ def environment(bare_environment, tmp_path):
 def checkout(tmp_path):
     """A copy of what the installation reads, free to be changed."""
     copy = tmp_path / "checkout"
-    for name in ("Makefile", "setup.py", "constraints.txt", "scripts/install.sh"):
+    files = (
+        "Makefile",
+        "setup.py",
+        "constraints.txt",
+        "scripts/install.sh",
+        "serve/pyproject.toml",
+    )
+    for name in files:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     return copy

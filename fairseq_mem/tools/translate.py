@@ -1,0 +1,576 @@
+"""`fairseq-mem translate`: raw text in, raw text out, with a checkpoint or an exported model.
+
+Line N of the output translates line N of the input, whatever happens: a line that cannot be
+translated is told on standard error and leaves an empty line. Text is translated as it comes, in
+chunks, so that memory does not grow with the input, and somebody who writes one line into a pipe
+gets its translation.
+"""
+
+import argparse
+import contextlib
+import errno
+import json
+import logging
+import math
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from fairseq_mem_serve import Batch, Found, Hypothesis, Translator
+
+DESCRIPTION = "fairseq_mem.json"  # in a folder that `fairseq-mem export` wrote
+NOT_ALL = 3  # exit status: some lines are empty because they could not be translated
+CHUNK_LINES = 1000  # a thread; a few batches, so that there are enough of about one length
+BLOCK_BYTES = 1 << 16
+MOST_LINE_BYTES = 1 << 20  # a longer line is not even kept
+SECONDS_TO_WAIT = 0.05  # for more input before what is there gets translated
+SECONDS_BETWEEN_PROGRESS = 10
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the command's options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "translate",
+        help="translate raw text with a checkpoint or an exported model",
+        description="Translates raw text, one sentence a line; line N of the output translates "
+        "line N of the input.",
+        epilog="The exit status is 0 if every line was translated, "
+        f"{NOT_ALL} if some were not (too long, not UTF-8): each of these is named on standard "
+        "error and leaves an empty line, the others are translated. With --json every line gives "
+        'one object: "line" (from 1), "source", and "translations", best first, each with "text", '
+        '"score" (log-probability, divided by the number of tokens with the end mark to the power '
+        'of --length-penalty) and "tokens" (subwords); or "error" in place of "translations".',
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder made by fairseq-mem export, or a checkpoint (.pt)"
+    )
+    parser.add_argument("--input", metavar="FILE", help="raw text (default: standard input)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="where to write (default: standard output)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DATA_BIN",
+        help="with a checkpoint: the folder of its dictionaries and BPE codes",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("moses", "none"),
+        help="of the data's text (default: what preprocess.sh did, none for other data)",
+    )
+    parser.add_argument(
+        "--bpe-codes", metavar="FILE", help="BPE merges (default: DATA_BIN/code, if there)"
+    )
+    parser.add_argument("--source-lang", metavar="LANG", help="refuse a model that reads another")
+    parser.add_argument("--target-lang", metavar="LANG", help="refuse a model that writes another")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "fairseq", "ctranslate2"),
+        default="auto",
+        help="auto: ctranslate2 for a folder, fairseq for a checkpoint",
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any"
+    )
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="of the CPU (default: all cores)"
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=positive,
+        default=4000,
+        metavar="N",
+        help="source tokens a batch, padding counted (default 4000)",
+    )
+    parser.add_argument("--beam", type=positive, default=4, metavar="N", help="default 4")
+    parser.add_argument(
+        "--length-penalty",
+        type=finite,
+        default=1.0,
+        metavar="P",
+        help="fairseq's --lenpen: above 1 favours longer translations (default 1)",
+    )
+    parser.add_argument(
+        "--max-len-a",
+        type=finite,
+        default=1.2,
+        metavar="A",
+        help="at most A x source tokens (with the end mark) + B tokens (default 1.2)",
+    )
+    parser.add_argument("--max-len-b", type=finite, default=10.0, metavar="B", help="default 10")
+    parser.add_argument("--json", action="store_true", help="write JSON lines, see below")
+    parser.add_argument(
+        "--nbest", type=positive, default=1, metavar="N", help="translations a line, with --json"
+    )
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def finite(text: str) -> float:
+    """A number that is one, from the command line."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
+
+
+def main(args: argparse.Namespace) -> int:
+    """Translate; return the exit status."""
+    if args.nbest > 1 and not args.json:
+        raise UserError(f"--nbest {args.nbest} gives several translations a line: add --json")
+    if args.max_len_a < 0 or args.max_len_a * 2 + args.max_len_b < 1:
+        raise UserError(
+            f"--max-len-a {args.max_len_a:g} and --max-len-b {args.max_len_b:g} allow no "
+            "translation of a short line; raise them"
+        )
+    if args.nbest > args.beam:
+        raise UserError(
+            f"--nbest {args.nbest} is more than --beam {args.beam} can find: raise --beam"
+        )
+    try:
+        import fairseq_mem_serve
+    except ImportError as error:
+        raise UserError(
+            f"translate needs the package fairseq-mem-serve ({error}): pip install ./serve in the "
+            "checkout of fairseq_mem"
+        ) from None
+    with opened(args.input) as source:
+        interactive = source.isatty()
+        try:
+            translator = load(args, interactive)
+        except (ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
+            raise UserError(str(error)) from error
+        check_languages(args, translator)
+        run = Run(args, translator, fairseq_mem_serve.TooLong, interactive)
+        try:
+            with written(args.output) as output:
+                run.translate(source, output, CHUNK_LINES * (args.threads or cores()))
+        except BrokenPipeError:  # whoever reads our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + 13  # as if SIGPIPE had ended us
+        finally:
+            run.progress.close()
+    if run.failed:
+        run.progress.say(f"{run.failed:,} of {run.lines:,} lines were left empty (named above)")
+        return NOT_ALL
+    return 0
+
+
+# ---------------------------------------------------------------- the model
+
+
+def load(args: argparse.Namespace, interactive: bool) -> "Translator":
+    """Load the model with the engine that fits it, or that is asked for."""
+    from fairseq_mem_serve import load_translator
+
+    model = Path(args.model)
+    if not model.exists():
+        raise UserError(
+            f"there is no {model}; give a folder made by fairseq-mem export, or a checkpoint"
+        )
+    is_folder = model.is_dir()
+    if is_folder and not (model / DESCRIPTION).is_file():
+        raise UserError(
+            f"{model} is a folder without {DESCRIPTION}, so not made by fairseq-mem export; give "
+            "one that is, or a checkpoint's file, such as checkpoint_best.pt"
+        )
+    if is_folder and args.engine == "fairseq":
+        raise UserError(f"{model} is an exported model, --engine fairseq takes a checkpoint (.pt)")
+    if not is_folder and args.engine == "ctranslate2":
+        raise UserError(
+            f"{model} is a checkpoint, --engine ctranslate2 takes the folder that "
+            "fairseq-mem export makes of it"
+        )
+    if is_folder:
+        for option in ("data", "tokenizer", "bpe_codes"):
+            value = getattr(args, option)
+            if value is not None:
+                raise UserError(
+                    f"--{option.replace('_', '-')} {value}: {model} is an exported model, which "
+                    "has its own; leave it out"
+                )
+        return load_translator(model, **engine_options(args, interactive))
+    if args.data is None:
+        raise UserError(
+            f"{model} is a checkpoint: give --data DATA_BIN, the folder of its dictionaries"
+        )
+    return load_checkpoint(args)
+
+
+def engine_options(args: argparse.Namespace, interactive: bool) -> dict[str, Any]:
+    """Where CTranslate2 computes, and with how many threads."""
+    import ctranslate2
+
+    gpus = ctranslate2.get_cuda_device_count()
+    if args.device == "cuda" and gpus == 0:
+        raise UserError("--device cuda: CTranslate2 sees no GPU here; leave it out")
+    if gpus > 0 and args.device != "cpu":
+        return {"device": "cuda"}
+    threads = args.threads or cores()
+    # A thread for each batch gives the most sentences a second, all for one the quickest answer.
+    inter, intra = (1, threads) if interactive else (threads, 1)
+    return {"device": "cpu", "threads": intra, "inter_threads": inter}
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def check_languages(args: argparse.Namespace, translator: "Translator") -> None:
+    """Refuse a language pair that is not the model's."""
+    has = (translator.source_language, translator.target_language)
+    wanted = (args.source_lang or has[0], args.target_lang or has[1])
+    if wanted != has:
+        raise UserError(
+            f"{args.model} translates {has[0]} to {has[1]}, not {wanted[0]} to {wanted[1]}; "
+            "give another model, or leave --source-lang and --target-lang out"
+        )
+
+
+def load_checkpoint(args: argparse.Namespace) -> "Translator":
+    """Load a checkpoint of fairseq's.
+
+    Raises:
+        UserError: it cannot be loaded, or is no translation model's.
+    """
+    import torch
+    from fairseq import checkpoint_utils
+    from fairseq.tasks.translation import TranslationTask
+    from fairseq_mem_serve import TextPipeline, Translator
+
+    if not Path(args.data).is_dir():
+        raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
+    if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
+        raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
+    for name in ("fairseq", "hydra"):  # they say at length what nobody asked
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    try:
+        models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+            [args.model], arg_overrides={"data": args.data}
+        )
+    except Exception as error:  # of many kinds, from fairseq, torch and pickle
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"cannot load {args.model} with the dictionaries of {args.data}: {cause}"
+        ) from error
+    if not isinstance(task, TranslationTask):
+        raise UserError(f"{args.model} is no translation model, its task is {cfg.task._name}")
+    has_gpu = torch.cuda.is_available()
+    if args.device == "cuda" and not has_gpu:
+        raise UserError("--device cuda: torch sees no GPU here; leave it out")
+    for model in models:
+        if has_gpu and args.device != "cpu":
+            model.cuda()
+        model.eval()
+        model.prepare_for_inference_(cfg)
+    source, target = task.cfg.source_lang, task.cfg.target_lang
+    pipeline = TextPipeline(source, target, **text_settings(args, source))
+    return Translator(FairseqEngine(task, models), pipeline)
+
+
+def read_settings(data: Path) -> dict[str, str]:
+    """What preprocess.sh noted about a folder of data; nothing about a folder of other origin."""
+    try:
+        lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    return dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
+
+
+def text_settings(args: argparse.Namespace, language: str) -> dict[str, Any]:
+    """How the source text was prepared: as asked for, or else as the data's settings say.
+
+    Text of another origin than preprocess.sh was binarised as it was, but for BPE.
+    """
+    data = Path(args.data)
+    settings = read_settings(data)
+    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
+    # opposite direction begins with.
+    places = [data / f"code.{language}", data / "code"]
+    if args.bpe_codes is not None:
+        places = [Path(args.bpe_codes)]
+    moses = (args.tokenizer or ("moses" if settings else "none")) == "moses"
+    return {
+        "codes": next((path for path in places if path.is_file()), None),
+        "tokenizer": "moses" if moses else None,
+        "normalize": moses and settings.get("normalize") == "yes",
+    }
+
+
+class FairseqEngine:
+    """fairseq's own generator, for `fairseq_mem_serve.Translator`."""
+
+    def __init__(self, task: Any, models: list[Any]) -> None:
+        from fairseq.utils import resolve_max_positions
+
+        self.task, self.models = task, models
+        self.device = next(models[0].parameters()).device
+        positions = [task.max_positions(), *(model.max_positions() for model in models)]
+        self.max_source_tokens = resolve_max_positions(*positions)[0]
+        self.max_target_tokens = min(model.max_decoder_positions() for model in models)
+
+    def search(
+        self, batches: Sequence["Batch"], beam: int, length_penalty: float
+    ) -> Iterator[list[list["Found"]]]:
+        """See `fairseq_mem_serve.Engine`; the penalty changes nothing before the ranking."""
+        options = argparse.Namespace(beam=beam, max_len_a=0, lenpen=1)
+        generator = self.task.build_generator(self.models, options)
+        for batch in batches:
+            generator.max_len_b = batch.max_tokens
+            yield self._search_batch(generator, batch)
+
+    def _search_batch(self, generator: Any, batch: "Batch") -> list[list["Found"]]:
+        import torch
+        from fairseq.utils import apply_to_sample
+        from fairseq_mem_serve import Found
+
+        words, target_words = self.task.source_dictionary, self.task.target_dictionary
+        sentences = [
+            torch.tensor([*map(words.index, source), words.eos()]) for source in batch.sources
+        ]
+        dataset = self.task.build_dataset_for_inference(sentences, [len(s) for s in sentences])
+        sample = dataset.collater([dataset[index] for index in range(len(sentences))])
+        sample = apply_to_sample(lambda tensor: tensor.to(self.device), sample)
+        found: list[list[Found]] = [[] for _ in sentences]
+        hypotheses = self.task.inference_step(generator, self.models, sample)
+        for index, of_sentence in zip(sample["id"].tolist(), hypotheses, strict=True):
+            for hypothesis in of_sentence:
+                tokens = hypothesis["tokens"].tolist()  # the end mark is the last
+                log_prob = float(hypothesis["score"]) * len(tokens)
+                found[index].append(Found([target_words[t] for t in tokens[:-1]], log_prob))
+        return found
+
+
+# ---------------------------------------------------------------- the run
+
+
+class Run:
+    """One run of the command: what came so far, and what could not be translated.
+
+    Attributes:
+        lines: lines read.
+        failed: how many of them could not be translated.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        translator: "Translator",
+        too_long: type[Exception],
+        interactive: bool,
+    ) -> None:
+        self.translator, self.too_long = translator, too_long
+        self.json = args.json
+        self.options = {
+            "beam": args.beam,
+            "nbest": args.nbest,
+            "length_penalty": args.length_penalty,
+            "max_len_a": args.max_len_a,
+            "max_len_b": args.max_len_b,
+            "batch_tokens": args.batch_tokens,
+        }
+        self.prompt = f"{translator.source_language}-{translator.target_language}> "
+        self.interactive = interactive
+        self.progress = Progress(shown=not interactive)
+        self.lines = self.failed = 0
+
+    def translate(self, source: BinaryIO, output: BinaryIO, most_lines: int) -> None:
+        """Translate what comes from ``source``, at most ``most_lines`` at a time."""
+        self._ask()
+        for chunk in read_chunks(source.fileno(), most_lines):
+            for line in self._translated(chunk):
+                output.write(line.encode("utf-8") + b"\n")
+            output.flush()
+            self.progress.add(len(chunk))
+            self._ask()
+        if self.interactive:
+            print(file=sys.stderr)  # behind the last prompt
+
+    def _ask(self) -> None:
+        if self.interactive:
+            print(self.prompt, end="", file=sys.stderr, flush=True)
+
+    def _translated(self, chunk: list[bytes | None]) -> list[str]:
+        """The lines of output for some lines of input (None: too long to be kept)."""
+        texts: list[str] = []
+        tokens: list[list[str]] = []
+        errors: dict[int, str] = {}
+        for index, line in enumerate(chunk):
+            text, error = decoded(line, first=self.lines + index == 0)
+            split: list[str] = []
+            if error is None:
+                try:
+                    split = self.translator.split(text)
+                except self.too_long as caught:
+                    error = str(caught)
+            if error is not None:
+                errors[index] = error
+                self.progress.say(f"line {self.lines + index + 1}: {error}; it is left empty")
+            texts.append(text)
+            tokens.append(split)
+        found = self.translator.translate_tokens(tokens, **self.options)
+        first = self.lines + 1
+        self.lines += len(chunk)
+        self.failed += len(errors)
+        if not self.json:
+            return [hypotheses[0].text for hypotheses in found]
+        return [
+            as_json(first + index, text, hypotheses, errors.get(index))
+            for index, (text, hypotheses) in enumerate(zip(texts, found, strict=True))
+        ]
+
+
+def decoded(line: bytes | None, first: bool) -> tuple[str, str | None]:
+    """The text of a line of input, and what is wrong with it."""
+    if line is None:
+        return "", f"more than {MOST_LINE_BYTES:,} bytes, too long for any model; split it"
+    if first:
+        line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+    try:
+        return line.decode("utf-8").removesuffix("\r"), None
+    except UnicodeDecodeError as error:
+        return line.decode("utf-8", "replace"), (
+            f"not valid UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}); convert the "
+            "text, for instance: iconv -f ISO-8859-1 -t UTF-8"
+        )
+
+
+def as_json(line: int, source: str, found: list["Hypothesis"], error: str | None) -> str:
+    """One line of JSON, as the command's help describes it."""
+    record: dict[str, Any] = {"line": line, "source": source}
+    if error is None:
+        record["translations"] = [hypothesis._asdict() for hypothesis in found]
+    else:
+        record["error"] = error
+    return json.dumps(record, ensure_ascii=False)
+
+
+# ---------------------------------------------------------------- input and output
+
+
+@contextlib.contextmanager
+def opened(path: str | None) -> Iterator[BinaryIO]:
+    """The input, unbuffered."""
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb", buffering=0)
+    except OSError as error:
+        raise UserError(f"cannot read --input {path}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
+    r"""Lines without their ``\n``, as many at a time as are there but at most ``most_lines``.
+
+    None stands for a line of more than MOST_LINE_BYTES. The last line may lack its ``\n``.
+    """
+    lines: list[bytes | None] = []
+    rest = bytearray()  # of a line that has not ended yet
+    too_long = False  # that line; no more of it is kept
+    while block := os.read(file, BLOCK_BYTES):
+        *ends, tail = block.split(b"\n")
+        for end in ends:
+            rest += end
+            too_long |= len(rest) > MOST_LINE_BYTES
+            lines.append(None if too_long else bytes(rest))
+            rest.clear()
+            too_long = False
+        rest += tail
+        if len(rest) > MOST_LINE_BYTES:
+            too_long = True
+            rest.clear()
+        while len(lines) >= most_lines:
+            yield lines[:most_lines]
+            lines = lines[most_lines:]
+        if lines and not select.select([file], [], [], SECONDS_TO_WAIT)[0]:
+            yield lines
+            lines = []
+    if rest or too_long:
+        lines.append(None if too_long else bytes(rest))
+    while lines:
+        yield lines[:most_lines]
+        lines = lines[most_lines:]
+
+
+@contextlib.contextmanager
+def written(path: str | None) -> Iterator[BinaryIO]:
+    """The output; a file appears under its name only when it is complete."""
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    goal = os.path.realpath(path)
+    if os.path.exists(goal) and not os.path.isfile(goal):  # a pipe, /dev/null
+        with open(goal, "wb") as file:
+            yield file
+        return
+    partial = goal + ".partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        os.replace(partial, goal)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def cannot_write(path: str, error: OSError) -> UserError:
+    """What is wrong with the output."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"cannot write --output {path}: the disk is full; nothing was kept")
+    return UserError(f"cannot write --output {path}: {error.strerror}")
+
+
+class Progress:
+    """On standard error: a bar on a terminal, else a line every few seconds; and messages."""
+
+    def __init__(self, shown: bool) -> None:
+        self.shown, self.lines = shown, 0
+        self.start = self.last = time.monotonic()
+        self.bar: Any = None
+        if shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(unit=" lines", file=sys.stderr)
+
+    def add(self, lines: int) -> None:
+        """So many lines more are translated."""
+        self.lines += lines
+        if self.bar is not None:
+            self.bar.update(lines)
+        elif self.shown and time.monotonic() - self.last >= SECONDS_BETWEEN_PROGRESS:
+            self.last = time.monotonic()
+            a_second = self.lines / (self.last - self.start)
+            self.say(f"{self.lines:,} lines, {a_second:,.1f} a second")
+
+    def say(self, message: str) -> None:
+        """Print a message of the command's."""
+        write: Callable[..., None] = print if self.bar is None else self.bar.write
+        write(f"fairseq-mem translate: {message}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,299 @@
+"""Folders that `fairseq-mem export` wrote, and the search in them, by CTranslate2."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ctranslate2
+
+from .text import TextPipeline
+from .translator import Batch, Found, Translator
+
+FORMAT = 1
+DESCRIPTION = "fairseq_mem.json"
+END = "</s>"
+UNKNOWN = "<unk>"
+
+
+def load_translator(
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    inter_threads: int = 1,
+    compute_type: str = "default",
+) -> Translator:
+    """Load an exported model.
+
+    Args:
+        folder: what `fairseq-mem export` wrote.
+        device: "cpu", "cuda" or "auto".
+        threads: of the CPU, for each batch; None leaves the choice to CTranslate2.
+        inter_threads: batches that are searched at the same time, on a CPU.
+        compute_type: CTranslate2's; "default" is the quantization that was exported.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no exported model.
+        ValueError: the model is of another format, or damaged, or cannot run as asked for.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    try:
+        model = ctranslate2.Translator(
+            str(folder),
+            device=device,
+            compute_type=compute_type,
+            inter_threads=inter_threads,
+            intra_threads=threads or 0,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"CTranslate2 cannot load {folder}: {error}") from error
+    engine = CTranslate2Engine(
+        model,
+        source_prefix=description["source_prefix"],
+        target_prefix=description["target_prefix"],
+        vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
+        max_source_tokens=description["max_source_tokens"],
+        max_target_tokens=description["max_target_tokens"],
+    )
+    text = TextPipeline(
+        description["source_language"],
+        description["target_language"],
+        codes=folder / "code" if description["bpe"] else None,
+        tokenizer=description["tokenizer"],
+        normalize=description.get("normalize", True),
+    )
+    return Translator(engine, text)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what the exporter says about the model in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: it is of a format that we don't know, or damaged.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no exported model ({DESCRIPTION} is missing); "
+            "make one with: fairseq-mem export"
+        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path} is damaged; export the model again") from None
+    if version != FORMAT:
+        raise ValueError(
+            f"{folder} has format {version}, this fairseq-mem-serve reads format {FORMAT}; "
+            "install the release that fits, or export the model again"
+        )
+    needed = (
+        "source_language", "target_language", "source_prefix", "target_prefix", "tokenizer", "bpe",
+        "max_source_tokens", "max_target_tokens",
+    )  # fmt: skip
+    missing = [key for key in needed if key not in description]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; export the model again")
+    return description
+
+
+def read_vocabulary(folder: Path, side: str) -> set[str]:
+    """Return the tokens of one side of the model in ``folder``."""
+    for name in (f"{side}_vocabulary.json", "shared_vocabulary.json"):
+        if (folder / name).is_file():
+            return set(json.loads((folder / name).read_text(encoding="utf-8")))
+    raise ValueError(f"{folder} lacks its vocabulary; export the model again")
+
+
+class CTranslate2Engine:
+    """Searches with a CTranslate2 model whose memory slots are tokens of the two vocabularies.
+
+    Args:
+        model: the loaded model; it adds the end mark to the source and the decoder's start token
+            itself.
+        source_prefix: the encoder's memory, put in front of every source.
+        target_prefix: what the decoder is forced to begin with: its memory but for the first slot,
+            which is the start token, and then the end mark, with which fairseq's decoder starts;
+            empty without memory.
+        vocabularies: of the source and of the target.
+        max_source_tokens: of the text, with the end mark.
+        max_target_tokens: of the translation, with the end mark.
+    """
+
+    def __init__(
+        self,
+        model: ctranslate2.Translator,
+        *,
+        source_prefix: list[str],
+        target_prefix: list[str],
+        vocabularies: Sequence[set[str]],
+        max_source_tokens: int,
+        max_target_tokens: int,
+    ) -> None:
+        for prefix, vocabulary in zip((source_prefix, target_prefix), vocabularies, strict=True):
+            unknown = [token for token in prefix if token not in vocabulary]
+            if unknown:
+                raise ValueError(
+                    f"the model's vocabulary lacks its memory, {unknown[0]}; export it again"
+                )
+        self._model = model
+        self._source_prefix, self._target_prefix = source_prefix, target_prefix
+        # Memory cannot be written in a text.
+        self._memory = {*source_prefix, *target_prefix} - {END}
+        # fairseq never chooses padding, which CTranslate2's own converter renames
+        self._padding = {"<pad>", "<blank>"} & vocabularies[1]
+        self.max_source_tokens, self.max_target_tokens = max_source_tokens, max_target_tokens
+
+    def search(
+        self, batches: Sequence[Batch], beam: int, length_penalty: float
+    ) -> Iterator[list[list[Found]]]:
+        """See :class:`~fairseq_mem_serve.translator.Engine`."""
+        # All are queued at once, for `inter_threads` to work on.
+        queued = [self._start(batch, _How(beam, length_penalty)) for batch in batches]
+        for batch, (results, corrections) in zip(batches, queued, strict=True):
+            found = self._read(results, corrections, length_penalty)
+            odd = {index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)}
+            self._redo(found, batch, odd, _How(beam, length_penalty, forbid=True))
+            cut = {
+                index for index, of_sentence in enumerate(found) if any(map(is_cut, of_sentence))
+            }
+            if beam > 1:
+                for forbid, group in ((False, cut - odd), (True, cut & odd)):
+                    how = _How(beam, length_penalty, forbid=forbid, exhaust=True)
+                    self._redo(found, batch, group, how)
+            yield self._with_end(batch, found, beam)
+
+    def _redo(self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How") -> None:
+        """Search for some sentences of a batch once more, in another way."""
+        if not indices:
+            return
+        order = sorted(indices)
+        again = Batch([batch.sources[index] for index in order], batch.max_tokens)
+        results = self._read(*self._start(again, how), how.length_penalty)
+        for index, of_sentence in zip(order, results, strict=True):
+            found[index] = of_sentence
+
+    def _is_odd(self, found: list[Found]) -> bool:
+        """Whether fairseq forbids one of these translations: empty, or with padding."""
+        return any(f.tokens == [END] or not self._padding.isdisjoint(f.tokens) for f in found)
+
+    def _start(self, batch: Batch, how: "_How") -> tuple[list[Any], list[Any]]:
+        """Queue a batch: the searches; and, where needed, the first step's end mark's scores."""
+        forced = len(self._target_prefix)
+        sources = self._prefixed(batch.sources)
+        prefixes = [self._target_prefix] * len(sources)
+        # What CTranslate2 forbids loses its share of the probability to the others, what fairseq
+        # forbids keeps it. So nothing is forbidden before it comes up; except for the empty
+        # translation behind a prefix, on which CTranslate2 would silently spend a part of its
+        # beam: there we ask for that share.
+        searches = self._model.translate_batch(
+            sources,
+            target_prefix=prefixes if forced else None,
+            beam_size=how.beam,
+            num_hypotheses=how.beam * how.patience(batch),
+            patience=how.patience(batch),
+            # At exactly 0 the search would stop earlier than fairseq's.
+            length_penalty=how.length_penalty or 1e-9,
+            # CTranslate2 counts the forced tokens, and just stops at the last step, where fairseq
+            # has the end mark follow: see _with_end.
+            max_decoding_length=forced + batch.max_tokens,
+            min_decoding_length=forced + 1 if forced or how.forbid else 0,
+            max_input_length=0,
+            return_scores=True,
+            return_end_token=True,
+            suppress_sequences=[[token] for token in self._padding] if how.forbid else None,
+            asynchronous=True,
+        )
+        if not forced:
+            return searches, []
+        return searches, self._model.score_batch(
+            sources, prefixes, max_input_length=0, asynchronous=True
+        )
+
+    def _prefixed(self, sources: list[list[str]]) -> list[list[str]]:
+        return [
+            self._source_prefix + [UNKNOWN if t in self._memory else t for t in source]
+            for source in sources
+        ]
+
+    def _read(
+        self, searches: list[Any], corrections: list[Any], length_penalty: float
+    ) -> list[list[Found]]:
+        """Hypotheses of every sentence: with the end mark, if they have it."""
+        forced = len(self._target_prefix)
+        found = []
+        for index, search in enumerate(searches):
+            result = search.result()
+            correction = 0.0
+            if corrections:
+                correction = math.log1p(-math.exp(corrections[index].result().log_probs[-1]))
+            # CTranslate2 has divided by a length that counts the forced tokens.
+            found.append(
+                [
+                    Found(
+                        tokens[forced:],
+                        score * len(tokens) ** (length_penalty or 1e-9) + correction,
+                    )
+                    for tokens, score in zip(result.hypotheses, result.scores, strict=True)
+                ]
+            )
+        return found
+
+    def _with_end(self, batch: Batch, found: list[list[Found]], beam: int) -> list[list[Found]]:
+        """Keep what fairseq would have: the ``beam`` hypotheses that ended first.
+
+        If there are not as many, those follow that the length limit has cut off, each with the
+        end mark's probability counted. The end mark is taken off.
+        """
+        kept = []
+        for hypotheses in found:
+            ended = [Found(f.tokens[:-1], f.log_prob) for f in hypotheses if not is_cut(f)]
+            ended.sort(key=lambda f: (len(f.tokens), -f.log_prob))
+            kept.append(ended[:beam])
+        cut = [
+            (index, f) for index, of_sentence in enumerate(found) for f in of_sentence if is_cut(f)
+        ]
+        if cut:
+            scored = self._model.score_batch(
+                self._prefixed([batch.sources[index] for index, _ in cut]),
+                [self._target_prefix + f.tokens for _, f in cut],
+                max_input_length=0,
+            )
+            late: list[list[Found]] = [[] for _ in found]
+            for (index, f), result in zip(cut, scored, strict=True):
+                late[index].append(Found(f.tokens, f.log_prob + result.log_probs[-1]))
+            for ended, candidates in zip(kept, late, strict=True):
+                candidates.sort(key=lambda f: -f.log_prob)
+                ended += candidates[: beam - len(ended)]
+        return kept
+
+
+class _How(NamedTuple):
+    """A way to search.
+
+    Attributes:
+        beam: hypotheses that are followed.
+        length_penalty: ranks what CTranslate2 returns.
+        forbid: what fairseq forbids is forbidden from the beginning.
+        exhaust: go on to the length limit and return all that ended; else the best ``beam`` are
+            returned, among which those that were cut off at the limit can hide others.
+    """
+
+    beam: int
+    length_penalty: float
+    forbid: bool = False
+    exhaust: bool = False
+
+    def patience(self, batch: Batch) -> int:
+        """So many times the beam may end."""
+        return batch.max_tokens + 1 if self.exhaust else 1
+
+
+def is_cut(hypothesis: Found) -> bool:
+    """Whether the search stopped before the end mark."""
+    return hypothesis.tokens[-1:] != [END]

@@ -1,0 +1,116 @@
+"""Raw text to subword tokens and back, exactly as `preprocess.sh` made the training text."""
+
+import contextlib
+import io
+from pathlib import Path
+
+BPE_MARK = "@@"  # at the end of a piece that the next one continues
+MARKS = frozenset(("<s>", "</s>"))  # fairseq's; never part of a text
+MOST_CACHED_WORDS = 200_000
+
+
+class TooLong(ValueError):
+    """A sentence has more tokens than the model takes.
+
+    Attributes:
+        length: its tokens with the end mark; of a very long sentence a lower bound.
+        limit: what the model takes, with the end mark.
+        index: which sentence of those given it was, from 0; None for a single one.
+    """
+
+    def __init__(self, length: int, limit: int, index: int | None = None) -> None:
+        which = "the sentence" if index is None else f"sentence {index} (counted from 0)"
+        super().__init__(
+            f"{which} has {length:,} tokens or more, the model takes {limit:,} with the end mark; "
+            "split it"
+        )
+        self.length, self.limit, self.index = length, limit, index
+
+
+class TextPipeline:
+    """What happens to text before and behind a model; safe to share between threads.
+
+    Args:
+        source_language: of the raw text; for the tokenizer's and normaliser's rules.
+        target_language: of the translations; for the detokenizer's rules.
+        codes: file of BPE merges; None if the model's tokens are whole words.
+        tokenizer: ``"moses"``, or None if the text comes tokenised and stays so.
+        normalize: normalise punctuation, as `preprocess.sh` does without `--no-normalize`.
+
+    Raises:
+        FileNotFoundError: there are no ``codes``.
+        ValueError: an argument makes no sense, or ``codes`` is something else.
+    """
+
+    def __init__(
+        self,
+        source_language: str,
+        target_language: str,
+        *,
+        codes: Path | None,
+        tokenizer: str | None = "moses",
+        normalize: bool = True,
+    ) -> None:
+        if tokenizer not in ("moses", None):
+            raise ValueError(f"tokenizer {tokenizer!r} is unknown; there is 'moses', and None")
+        self.source_language, self.target_language = source_language, target_language
+        self._normalizer = self._tokenizer = self._detokenizer = self._bpe = None
+        if tokenizer == "moses":
+            from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
+
+            if normalize:
+                self._normalizer = MosesPunctNormalizer(source_language)
+            self._tokenizer = MosesTokenizer(source_language)
+            self._detokenizer = MosesDetokenizer(target_language)
+        if codes is not None:
+            from subword_nmt.apply_bpe import BPE
+
+            said = io.StringIO()
+            try:
+                with open(codes, encoding="utf-8") as lines, contextlib.redirect_stderr(said):
+                    self._bpe = BPE(lines, separator=BPE_MARK)
+            except (SystemExit, UnicodeDecodeError):
+                raise ValueError(f"{codes} holds no BPE merges of subword-nmt") from None
+            merged = (left + right for left, right in self._bpe.bpe_codes)
+            self._longest_piece = max((len(m.replace("</w>", "")) for m in merged), default=1)
+
+    def split(self, text: str, limit: int | None = None) -> list[str]:
+        """Return the tokens of a raw sentence; none if it is blank.
+
+        Raises:
+            TooLong: there are more than ``limit`` tokens, the end mark counted.
+        """
+        # preprocess.sh's tools see whole lines: at a line's end the German rules for quotes do
+        # something else than at a text's.
+        line = text + "\n"
+        if self._normalizer is not None:
+            line = self._normalizer.normalize(line)
+        if self._tokenizer is not None:
+            line = self._tokenizer.tokenize(
+                line, aggressive_dash_splits=True, return_str=True, escape=True
+            )
+        line = line.strip()
+        if self._bpe is not None:
+            # The merges of one very long word take forever: first the least that can come out.
+            check_length(sum(-(-len(w) // self._longest_piece) for w in line.split()), limit)
+            line = self._bpe.process_line(line)
+            if len(self._bpe.cache) > MOST_CACHED_WORDS:
+                self._bpe.cache.clear()
+        tokens = line.split()
+        check_length(len(tokens), limit)
+        return tokens
+
+    def join(self, tokens: list[str]) -> str:
+        """Return the text of a translation's tokens."""
+        text = " ".join(token for token in tokens if token not in MARKS)
+        if self._bpe is not None:
+            text = (text + " ").replace(BPE_MARK + " ", "").rstrip()
+        if self._detokenizer is not None:
+            text = self._detokenizer.detokenize(text.split())
+        return text
+
+
+def check_length(tokens: int, limit: int | None) -> None:
+    """Refuse a sentence of more tokens than ``limit``, the end mark counted."""
+    if limit is not None and tokens + 1 > limit:
+        raise TooLong(tokens + 1, limit)

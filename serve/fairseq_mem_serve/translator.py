@@ -1,0 +1,242 @@
+"""Raw sentences in, raw translations out: batching, length limits and scores of any engine."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from .text import TextPipeline, TooLong
+
+LEAST_COST = 16  # of a sentence in a batch: a thousand words are no thousand cheap searches
+
+
+class Hypothesis(NamedTuple):
+    """One translation of a sentence."""
+
+    text: str
+    score: float  # log-probability of tokens and end mark / (their number ** length penalty)
+    tokens: list[str]  # as the model wrote them, without the end mark
+
+
+class Batch(NamedTuple):
+    """Sentences to search translations for together."""
+
+    sources: list[list[str]]  # tokens without the end mark, at least one
+    max_tokens: int  # of a translation, without its end mark
+
+
+class Found(NamedTuple):
+    """What the search found: tokens without the end mark; their log-probability, with it."""
+
+    tokens: list[str]
+    log_prob: float
+
+
+class Engine(Protocol):
+    """A model that can search.
+
+    Attributes:
+        max_source_tokens: the longest sentence it takes, with the end mark.
+        max_target_tokens: the longest translation that it can write, with the end mark.
+    """
+
+    max_source_tokens: int
+    max_target_tokens: int
+
+    def search(
+        self, batches: Sequence[Batch], beam: int, length_penalty: float
+    ) -> Iterable[list[list[Found]]]:
+        """Yield, batch by batch, what beam search finished for every sentence, in any order.
+
+        A search ends as fairseq's: when ``beam`` hypotheses are finished, or at ``max_tokens``
+        tokens, where only the end mark may follow. The penalty does not steer it.
+        """
+        ...
+
+
+class Translator:
+    """Translates raw sentences; may be used by several threads at once."""
+
+    def __init__(self, engine: Engine, text: TextPipeline) -> None:
+        self._engine, self._text = engine, text
+
+    @property
+    def source_language(self) -> str:
+        """The language that it reads."""
+        return self._text.source_language
+
+    @property
+    def target_language(self) -> str:
+        """The language that it writes."""
+        return self._text.target_language
+
+    @property
+    def max_source_tokens(self) -> int:
+        """The longest sentence that it takes, in subword tokens with the end mark."""
+        return self._engine.max_source_tokens
+
+    def translate(
+        self,
+        sentences: Sequence[str],
+        *,
+        beam: int = 4,
+        length_penalty: float = 1.0,
+        max_len_a: float = 1.2,
+        max_len_b: float = 10,
+        batch_tokens: int = 4000,
+    ) -> list[str]:
+        """Return the best translation of every sentence; see :meth:`translate_nbest`."""
+        found = self.translate_nbest(
+            sentences,
+            beam=beam,
+            length_penalty=length_penalty,
+            max_len_a=max_len_a,
+            max_len_b=max_len_b,
+            batch_tokens=batch_tokens,
+        )
+        return [hypotheses[0].text for hypotheses in found]
+
+    def translate_nbest(
+        self,
+        sentences: Sequence[str],
+        *,
+        beam: int = 4,
+        nbest: int = 1,
+        length_penalty: float = 1.0,
+        max_len_a: float = 1.2,
+        max_len_b: float = 10,
+        batch_tokens: int = 4000,
+    ) -> list[list[Hypothesis]]:
+        """Return the best translations of every sentence, best first.
+
+        Args:
+            sentences: raw text; a blank one has one translation, the empty text with score 0.
+            beam: hypotheses that the search follows.
+            nbest: translations wanted of each sentence, at most ``beam``.
+            length_penalty: as fairseq's `--lenpen`; above 1 favours longer translations.
+            max_len_a: with ``max_len_b`` the length limit, as in fairseq but of each sentence
+                alone: ``a * tokens of the source, with the end mark, + b``.
+            max_len_b: see there.
+            batch_tokens: source tokens a batch, padding counted.
+
+        Raises:
+            TooLong: a sentence has more than ``max_source_tokens``; nothing is translated.
+            ValueError: an option makes no sense.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("give a list of sentences, not one string")
+        sources = []
+        for index, sentence in enumerate(sentences):
+            try:
+                sources.append(self.split(sentence))
+            except TooLong as error:
+                raise TooLong(error.length, error.limit, index) from None
+        return self.translate_tokens(
+            sources,
+            beam=beam,
+            nbest=nbest,
+            length_penalty=length_penalty,
+            max_len_a=max_len_a,
+            max_len_b=max_len_b,
+            batch_tokens=batch_tokens,
+        )
+
+    def split(self, sentence: str) -> list[str]:
+        """Return the subword tokens of a raw sentence, for :meth:`translate_tokens`.
+
+        Raises:
+            TooLong: there are too many.
+        """
+        return self._text.split(sentence, self.max_source_tokens)
+
+    def translate_tokens(
+        self,
+        sources: Sequence[list[str]],
+        *,
+        beam: int = 4,
+        nbest: int = 1,
+        length_penalty: float = 1.0,
+        max_len_a: float = 1.2,
+        max_len_b: float = 10,
+        batch_tokens: int = 4000,
+    ) -> list[list[Hypothesis]]:
+        """Do :meth:`translate_nbest` for sentences that :meth:`split` made into tokens."""
+        if not 1 <= nbest <= beam:
+            raise ValueError(f"nbest {nbest} with beam {beam}: give 1 to the beam's size")
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens {batch_tokens}: give a number above 0")
+        limits = []
+        for source in sources:
+            limit = int(max_len_a * (len(source) + 1) + max_len_b)
+            if limit < 1 and source:
+                raise ValueError(
+                    f"max_len_a {max_len_a} and max_len_b {max_len_b} allow no translation of "
+                    f"{len(source)} tokens; raise them"
+                )
+            limits.append(min(limit, self._engine.max_target_tokens - 1))
+        found = self._search(sources, limits, beam, length_penalty, batch_tokens)
+        return [self._ranked(f, length_penalty)[:nbest] for f in found]
+
+    def _search(
+        self,
+        sources: Sequence[list[str]],
+        limits: list[int],
+        beam: int,
+        length_penalty: float,
+        batch_tokens: int,
+    ) -> list[list[Found]]:
+        """What the search found, of every sentence as if it were alone."""
+        found = [[Found([], 0.0)] for _ in sources]
+        todo = [index for index, source in enumerate(sources) if source]
+        # Sentences of about one length, searched with the largest limit among them ...
+        groups = list(batched_by_length(todo, sources, batch_tokens))
+        self._fill(found, groups, sources, limits, beam, length_penalty)
+        # ... and the few that grew beyond their own limit once more, with that.
+        over = [i for i in todo if any(len(f.tokens) > limits[i] for f in found[i])]
+        groups = []
+        for limit in sorted({limits[i] for i in over}):
+            same = [i for i in over if limits[i] == limit]
+            groups += batched_by_length(same, sources, batch_tokens)
+        self._fill(found, groups, sources, limits, beam, length_penalty)
+        return found
+
+    def _fill(
+        self,
+        found: list[list[Found]],
+        groups: list[list[int]],
+        sources: Sequence[list[str]],
+        limits: list[int],
+        beam: int,
+        length_penalty: float,
+    ) -> None:
+        """Search for every group of sentences and put what comes out into ``found``."""
+        batches = [
+            Batch([sources[i] for i in group], max(limits[i] for i in group)) for group in groups
+        ]
+        results = self._engine.search(batches, beam, length_penalty)
+        for group, result in zip(groups, results, strict=True):
+            for index, of_sentence in zip(group, result, strict=True):
+                found[index] = of_sentence
+
+    def _ranked(self, found: list[Found], length_penalty: float) -> list[Hypothesis]:
+        """Hypotheses, best first."""
+        scored = [
+            (log_prob / (len(tokens) + 1) ** length_penalty, tokens) for tokens, log_prob in found
+        ]
+        scored.sort(key=lambda pair: -pair[0])
+        return [Hypothesis(self._text.join(tokens), score, tokens) for score, tokens in scored]
+
+
+def batched_by_length(
+    indices: list[int], sources: Sequence[list[str]], batch_tokens: int
+) -> Iterator[list[int]]:
+    """Sort ``indices`` of sentences, the longest first, and cut them into batches."""
+    batch: list[int] = []
+    widest = 0
+    for index in sorted(indices, key=lambda i: -len(sources[i])):
+        if batch and (len(batch) + 1) * widest > batch_tokens:
+            yield batch
+            batch = []
+        if not batch:
+            widest = max(len(sources[index]) + 1, LEAST_COST)
+        batch.append(index)
+    if batch:
+        yield batch
