@@ -18,7 +18,7 @@ from typing import NoReturn
 from .. import __version__
 from ..errors import UserError
 
-COMMANDS: tuple[str, ...] = ("average", "lesion", "report")
+COMMANDS: tuple[str, ...] = ("average", "export", "lesion", "report")
 
 
 class Parser(argparse.ArgumentParser):
