@@ -1,0 +1,493 @@
+"""`fairseq-mem export`: CTranslate2 finds what fairseq's generator finds, or the model is refused.
+
+The models are trained for a second: on random ones the end mark and padding, which fairseq and
+CTranslate2 forbid in different places, would have a probability that shows.
+"""
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from commands import run
+from fairseq import checkpoint_utils, options, tasks
+from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.trainer import Trainer
+
+from fairseq_mem import UserError
+from fairseq_mem.tools import cli
+from fairseq_mem.tools import export as exporter
+
+ctranslate2 = pytest.importorskip("ctranslate2")
+
+WORDS = 12
+LONGEST = 24  # positions of the text
+SMALL = """
+    --arch mem_transformer --encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 2
+    --decoder-attention-heads 2 --encoder-embed-dim 16 --decoder-embed-dim 16 --dropout 0
+    --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32 --memory-tokens 0
+    --max-source-positions 24 --max-target-positions 24 --source-lang de --target-lang en
+    --criterion cross_entropy --optimizer adam --lr 0.01 --cpu --seed 1
+""".split()
+BOTH = ["--memory-tokens", "3", "--memory-decoder-tokens", "2"]
+SHARED = ["--share-all-embeddings"]
+PRE_NORM = ["--encoder-normalize-before", "--decoder-normalize-before"]
+LEARNED = ["--encoder-learned-pos", "--decoder-learned-pos"]
+VARIANTS = {
+    "encoder": ["--memory-tokens", "3", *SHARED],
+    "decoder": ["--memory-decoder-tokens", "2", *SHARED],
+    "both, shared": [*BOTH, *SHARED],
+    "both, separate": BOTH,
+    "tied output, pre-norm, learned": [
+        *BOTH, *PRE_NORM, *LEARNED, "--share-decoder-input-output-embed",
+    ],
+    "memory positions": [*BOTH, *SHARED, "--memory-positions"],
+    "memory positions, learned, unscaled": [
+        *BOTH, *LEARNED, "--memory-positions", "--no-scale-embedding", *PRE_NORM,
+    ],
+    "one slot each": [
+        "--memory-tokens", "1", "--memory-decoder-tokens", "1", *PRE_NORM,
+        "--no-decoder-final-norm", "--activation-fn", "gelu",
+    ],
+    "two different sides": [
+        *BOTH, "--encoder-embed-dim", "32", "--encoder-layers", "3", "--encoder-attention-heads",
+        "4", "--encoder-normalize-before", "--activation-fn", "tanh",
+    ],
+    "no memory": ["--layernorm-embedding", *SHARED, "--activation-fn", "gelu_accurate"],
+    "fairseq's own": ["--arch", "transformer", *PRE_NORM],
+}  # fmt: skip
+
+
+def write_dictionaries(folder: Path, joined: bool) -> None:
+    """`dict.de.txt` and `dict.en.txt`; words of one or of two languages."""
+    sides = {"de": ["s"], "en": ["t"]}
+    for language, kinds in sides.items():
+        made = Dictionary()
+        for kind in ["s", "t"] if joined else kinds:
+            for number in range(WORDS):
+                made.add_symbol(f"{kind}{number}")
+        made.save(str(folder / f"dict.{language}.txt"))
+
+
+def sentence_pairs(task: Any, count: int, seed: int) -> LanguagePairDataset:
+    """Sources of 2 to 7 words; target word i depends on source words i and i+1."""
+    numbers = random.Random(seed)
+    words, target_words = task.source_dictionary, task.target_dictionary
+    sources, targets = [], []
+    for _ in range(count):
+        row = [numbers.randrange(WORDS) for _ in range(numbers.randrange(2, 8))]
+        after = [*row[1:], 0]
+        source = [words.index(f"s{n}") for n in row]
+        target = [target_words.index(f"t{(n + m) % WORDS}") for n, m in zip(row, after)]
+        sources.append(torch.tensor([*source, words.eos()]))
+        targets.append(torch.tensor([*target, target_words.eos()]))
+    return LanguagePairDataset(
+        sources, [len(s) for s in sources], words,
+        targets, [len(t) for t in targets], target_words, shuffle=False,
+    )  # fmt: skip
+
+
+def batch(data: LanguagePairDataset) -> dict[str, Any]:
+    return data.collater([data[index] for index in range(len(data))])
+
+
+def train(folder: Path, flags: list[str], updates: int = 60) -> Path:
+    """A checkpoint as fairseq's trainer writes it, with the dictionaries in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    write_dictionaries(folder, joined="--share-all-embeddings" in flags)
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(parser, input_args=[str(folder), *SMALL, *flags])
+    cfg = convert_namespace_to_omegaconf(args)
+    torch.manual_seed(1)
+    task = tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    with torch.no_grad():  # biases and norms start at 0 and 1, where mistakes hide
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
+    for update in range(updates):
+        trainer.train_step([batch(sentence_pairs(task, 32, update))])
+    trainer.save_checkpoint(str(folder / "model.pt"), {"train_iterator": {"epoch": 1}})
+    return folder / "model.pt"
+
+
+def edit(checkpoint: Path, name: str, value: Any) -> None:
+    """Change one of the options of a checkpoint's model."""
+    state = torch.load(checkpoint)
+    setattr(state["cfg"]["model"], name, value)
+    torch.save(state, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A folder with a small model with both memories (``model.pt``) and its dictionaries."""
+    folder = tmp_path_factory.mktemp("small")
+    train(folder, [*BOTH, *SHARED], updates=5)
+    return folder
+
+
+@pytest.fixture
+def copy_of_small(small, tmp_path) -> Path:
+    return shutil.copytree(small, tmp_path / "copy")
+
+
+# ------------------------------------------------------------ two searches
+
+
+class Search(SimpleNamespace):
+    """What both are told."""
+
+    beam, penalty, longest = 4, 1.0, 20
+
+
+def search_fairseq(checkpoint: Path, sources: list[list[str]]) -> list[list[tuple]]:
+    """All finished hypotheses of every sentence, as words and score."""
+    overrides = {"data": str(checkpoint.parent)}
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], overrides)
+    words, target_words = task.source_dictionary, task.target_dictionary
+    rows = [torch.tensor([*map(words.index, source), words.eos()]) for source in sources]
+    sample = batch(LanguagePairDataset(rows, [len(row) for row in rows], words))
+    generator = SequenceGenerator(
+        models, target_words, Search.beam, max_len_b=Search.longest, len_penalty=Search.penalty
+    )
+    found = generator.generate(models, sample)
+    order = sample["id"].tolist()
+    sorted_found = [found[order.index(number)] for number in range(len(rows))]
+    return [
+        [([target_words[t] for t in h["tokens"]], h["score"].item()) for h in hypotheses]
+        for hypotheses in sorted_found
+    ]
+
+
+def search_ctranslate2(folder: Path, sources: list[list[str]]) -> list[list[tuple]]:
+    """The same with an exported model, as the exporter's description says."""
+    about = json.loads((folder / "fairseq_mem.json").read_text(encoding="utf-8"))
+    forced = len(about["target_prefix"])
+    found = ctranslate2.Translator(str(folder), intra_threads=1).translate_batch(
+        [about["source_prefix"] + source for source in sources],
+        target_prefix=[about["target_prefix"]] * len(sources) if forced else None,
+        beam_size=Search.beam,
+        num_hypotheses=Search.beam,
+        length_penalty=Search.penalty,
+        max_decoding_length=forced + Search.longest + 1,
+        min_decoding_length=forced + 1,
+        return_scores=True,
+        return_end_token=True,
+    )
+    return [
+        [
+            (words[forced:], score * (len(words) / (len(words) - forced)) ** Search.penalty)
+            for words, score in zip(result.hypotheses, result.scores)
+        ]
+        for result in found
+    ]
+
+
+def unseen(count: int = 24) -> list[list[str]]:
+    numbers = random.Random(99)
+    return [
+        [f"s{numbers.randrange(WORDS)}" for _ in range(numbers.randrange(1, 9))]
+        for _ in range(count)
+    ]
+
+
+def assert_same(checkpoint: Path, folder: Path) -> None:
+    sources = unseen()
+    theirs, ours = search_fairseq(checkpoint, sources), search_ctranslate2(folder, sources)
+    assert len({tuple(found[0][0]) for found in theirs}) > 5  # it does read the sources
+    for expected, found in zip(theirs, ours, strict=True):
+        assert found[0][0] == expected[0][0]
+        assert found[0][1] == pytest.approx(expected[0][1], abs=1e-3)
+    hypotheses = [
+        (words, score, dict((tuple(w), s) for w, s in expected).get(tuple(words)))
+        for expected, found in zip(theirs, ours)
+        for words, score in found
+        if words[-1] == "</s>"
+    ]
+    same = [(score, other) for _, score, other in hypotheses if other is not None]
+    assert len(same) >= 0.95 * len(hypotheses)
+    for score, other in same:
+        assert score == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("flags", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_same_translations_and_scores(tmp_path, flags):
+    checkpoint = train(tmp_path, flags)
+    exporter.export(checkpoint, tmp_path, tmp_path / "out")
+    assert_same(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize("flags", [[], LEARNED], ids=["sinusoidal", "learned"])
+def test_fewer_slots_than_were_trained(tmp_path, flags):
+    """Text keeps the position codes that it was trained with."""
+    checkpoint = train(tmp_path, [*BOTH, *SHARED, "--memory-positions", *flags])
+    edit(checkpoint, "memory_tokens", 2)
+    edit(checkpoint, "memory_decoder_tokens", 0)
+    exporter.export(checkpoint, tmp_path, tmp_path / "out")
+    assert_same(checkpoint, tmp_path / "out")
+
+
+def test_half_precision_and_integers_are_close_to_float32(tmp_path):
+    checkpoint = train(tmp_path, [*BOTH, *SHARED])
+    sizes, scores = {}, {}
+    for quantization in exporter.QUANTIZATIONS:
+        folder = tmp_path / quantization
+        exporter.export(checkpoint, tmp_path, folder, quantization)
+        sizes[quantization] = (folder / "model.bin").stat().st_size
+        scores[quantization] = [found[0][1] for found in search_ctranslate2(folder, unseen())]
+        about = json.loads((folder / "fairseq_mem.json").read_text(encoding="utf-8"))
+        assert about["quantization"] == quantization
+    for quantization, found in scores.items():
+        far = [abs(a - b) for a, b in zip(found, scores["float32"], strict=True)]
+        assert sum(far) / len(far) < 0.1, quantization
+    assert sizes["int8"] < sizes["int8_float32"] < sizes["float16"] < 0.6 * sizes["float32"]
+    assert sizes["float16"] == sizes["bfloat16"]
+
+
+def test_integers_are_computed_with_as_ctranslate2_does_by_default(small, tmp_path):
+    """Position codes in float16 don't make it believe that float16 is wanted everywhere."""
+    exporter.export(small / "model.pt", small, tmp_path / "out", "int8")
+    assert ctranslate2.Translator(str(tmp_path / "out")).compute_type == "int8_float32"
+
+
+# ------------------------------------------------------------ what is in the folder
+
+
+def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
+    data, out = copy_of_small, tmp_path / "new" / "out"
+    (data / "code").write_text("#version: 0.2\na b\n", encoding="utf-8")
+    (data / "settings.txt").write_text("# sacremoses 0\nsource de\nnormalize yes\n")
+    exporter.export(data / "model.pt", data, out, "int8")
+    assert json.loads((out / "fairseq_mem.json").read_text(encoding="utf-8")) == {
+        "format": 1,
+        "fairseq_mem": exporter.__version__,
+        "quantization": "int8",
+        "source_language": "de",
+        "target_language": "en",
+        "source_prefix": ["<mem-0>", "<mem-1>", "<mem-2>"],
+        "decoder_start_token": "<decoder-mem-0>",
+        "target_prefix": ["<decoder-mem-1>", "</s>"],
+        "eos": "</s>",
+        "tokenizer": "moses",
+        "normalize": True,
+        "bpe": "subword_nmt",
+        "max_source_tokens": LONGEST,
+        "max_target_tokens": LONGEST,
+    }
+    assert sorted(path.name for path in out.iterdir()) == [
+        "code", "config.json", "fairseq_mem.json", "model.bin", "shared_vocabulary.json",
+    ]  # fmt: skip
+    assert (out / "code").read_bytes() == (data / "code").read_bytes()
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert config["add_source_eos"] and config["decoder_start_token"] == "<decoder-mem-0>"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
+
+
+def test_data_of_unknown_making(small, tmp_path):
+    """Neither codes nor settings: words as they are; options say otherwise."""
+    exporter.export(small / "model.pt", small, tmp_path / "plain")
+    about = json.loads((tmp_path / "plain" / "fairseq_mem.json").read_text(encoding="utf-8"))
+    assert (about["tokenizer"], about["normalize"], about["bpe"]) == (None, False, None)
+    assert not (tmp_path / "plain" / "code").exists()
+    (tmp_path / "merges").write_text("#version: 0.2\na b\n", encoding="utf-8")
+    arguments = ["--out", tmp_path / "told", "--tokenizer", "moses", "--bpe-codes"]
+    cli.main(list(map(str, ["export", small / "model.pt", small, *arguments, tmp_path / "merges"])))
+    about = json.loads((tmp_path / "told" / "fairseq_mem.json").read_text(encoding="utf-8"))
+    assert (about["tokenizer"], about["normalize"], about["bpe"]) == ("moses", False, "subword_nmt")
+    assert (tmp_path / "told" / "code").is_file()
+
+
+def test_the_longest_source_and_translation(small, tmp_path):
+    """Memory comes on top of the positions that the text has; not one more."""
+    out = tmp_path / "out"
+    exporter.export(small / "model.pt", small, out)
+    about = json.loads((out / "fairseq_mem.json").read_text(encoding="utf-8"))
+    translator, forced = ctranslate2.Translator(str(out)), len(about["target_prefix"])
+
+    def translate(words: int, length: int) -> int:
+        (result,) = translator.translate_batch(
+            [about["source_prefix"] + ["s1"] * words],
+            target_prefix=[about["target_prefix"]],
+            min_decoding_length=forced + length,
+            max_decoding_length=forced + length,
+            max_input_length=0,
+        )
+        return len(result.hypotheses[0]) - forced
+
+    assert translate(LONGEST - 1, LONGEST) == LONGEST
+    with pytest.raises(RuntimeError, match="position"):
+        translate(LONGEST, 5)
+    with pytest.raises(RuntimeError, match="position"):
+        translate(5, LONGEST + 1)
+
+
+def test_a_word_of_the_dictionary_may_look_like_memory(tmp_path):
+    checkpoint = train(tmp_path, ["--memory-tokens", "2"], updates=1)
+    for language in ("de", "en"):
+        path = tmp_path / f"dict.{language}.txt"
+        path.write_text(path.read_text().replace("s3 ", "<mem-1> "), encoding="utf-8")
+    exporter.export(checkpoint, tmp_path, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "fairseq_mem.json").read_text(encoding="utf-8"))
+    assert about["source_prefix"] == ["<<mem-0>>", "<<mem-1>>"]
+
+
+# ------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("memory_update", "ctrl", "--memory-update ctrl"),
+        ("memory_update", "bottleneck", "--memory-update bottleneck"),
+        ("memory_lesion", "no-read", "--memory-lesion no-read"),
+        ("layernorm_embedding", True, "--layernorm-embedding would normalise memory too"),
+        ("adaptive_softmax_cutoff", "10,20", "adaptive softmax"),
+        ("cross_self_attention", True, "--cross-self-attention"),
+        ("no_cross_attention", True, "--no-cross-attention"),
+        ("no_token_positional_embeddings", True, "--no-token-positional-embeddings"),
+        ("activation_fn", "relu_squared", "--activation-fn relu_squared"),
+        ("quant_noise_pq", 0.1, "--quant-noise-pq"),
+        ("quant_noise_scalar", 0.1, "--quant-noise-scalar"),
+        ("base_layers", 1, "--base-layers"),
+        ("encoder_xformers_att_config", "x", "xformers"),
+        ("decoder_output_dim", 32, "--decoder-output-dim"),
+        ("arch", "transformer_lm", "its architecture is transformer_lm"),
+        ("arch", "somebody_elses", "its architecture is somebody_elses"),
+    ],
+)
+def test_what_ctranslate2_cannot_express_is_refused(copy_of_small, tmp_path, name, value, reason):
+    edit(copy_of_small / "model.pt", name, value)
+    message = refusal(copy_of_small, tmp_path)
+    assert reason in message
+    assert "transformer and mem_transformer models (--memory-update shared)" in message
+
+
+def test_a_parameter_that_nobody_would_look_at_is_refused(copy_of_small, tmp_path):
+    """Options that are none of `transformer`'s, but are obeyed."""
+    checkpoint = copy_of_small / "model.pt"
+    edit(checkpoint, "scale_fc", True)
+    state = torch.load(checkpoint)
+    for layer in range(2):
+        for name, value in (("weight", torch.ones(32)), ("bias", torch.zeros(32))):
+            state["model"][f"decoder.layers.{layer}.ffn_layernorm.{name}"] = value
+    torch.save(state, checkpoint)
+    assert "has no decoder.layers.0.ffn_layernorm.weight" in refusal(copy_of_small, tmp_path)
+
+
+def test_another_task_is_refused(copy_of_small, tmp_path):
+    state = torch.load(copy_of_small / "model.pt")
+    state["cfg"]["task"]["_name"] = "translation_lev"
+    torch.save(state, copy_of_small / "model.pt")
+    assert "its task is translation_lev" in refusal(copy_of_small, tmp_path)
+
+
+def refusal(folder: Path, tmp_path: Path, *arguments: object) -> str:
+    """What the command says, in one line; it has left nothing behind."""
+    out = tmp_path / "nothing" / "out"
+    words = ["export", folder / "model.pt", folder, "--out", out, *arguments]
+    with pytest.raises(UserError) as stop:
+        cli.main(list(map(str, words)))
+    assert not out.parent.exists()
+    assert "\n" not in str(stop.value)
+    return str(stop.value)
+
+
+def test_files_that_do_not_fit(copy_of_small, tmp_path):
+    data = copy_of_small
+    with pytest.raises(UserError, match="nowhere.pt: there is no such checkpoint"):
+        exporter.export(tmp_path / "nowhere.pt", data, tmp_path / "out")
+    with pytest.raises(UserError, match="nowhere is no folder"):
+        exporter.export(data / "model.pt", tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(UserError, match="--bpe-codes .*nowhere: there is no such file"):
+        exporter.export(data / "model.pt", data, tmp_path / "out", codes=tmp_path / "nowhere")
+    dictionary = data / "dict.en.txt"
+    dictionary.write_text(dictionary.read_text() + "more 1\n", encoding="utf-8")
+    assert "dict.en.txt has 29 words, the model 28" in refusal(data, tmp_path)
+    dictionary.unlink()
+    assert "dict.en.txt is missing" in refusal(data, tmp_path)
+    (data / "model.pt").write_bytes(b"PK no checkpoint")
+    assert "is no checkpoint that fairseq can read" in refusal(data, tmp_path)
+    torch.save({"model": {}}, data / "model.pt")
+    assert "is no checkpoint that fairseq can read" in refusal(data, tmp_path)
+
+
+def test_the_quantization_is_checked(small, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        arguments = [small / "model.pt", small, "--out", tmp_path / "out", "--quantization", "int4"]
+        cli.main(list(map(str, ["export", *arguments])))
+    assert stop.value.code == 2
+    assert "int4" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------ all or nothing
+
+
+def test_what_is_there_stays_unless_told_otherwise(small, tmp_path):
+    out = tmp_path / "out"
+    exporter.export(small / "model.pt", small, out)
+    (out / "mine").touch()
+    before = (out / "model.bin").stat()
+    with pytest.raises(UserError, match="is there already; give --force"):
+        exporter.export(small / "model.pt", small, out, "int8")
+    assert (out / "model.bin").stat() == before and (out / "mine").exists()
+    exporter.export(small / "model.pt", small, out, "int8", force=True)
+    assert (out / "model.bin").stat().st_size < before.st_size and not (out / "mine").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    for path in (other, other / "thesis.tex"):
+        with pytest.raises(UserError, match="holds no export"):
+            exporter.export(small / "model.pt", small, path, force=True)
+    assert (other / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_nothing_half_written(small, tmp_path, monkeypatch, there):
+    out = tmp_path / "out"
+    if there:
+        exporter.export(small / "model.pt", small, out)
+    (tmp_path / "out.partial").mkdir()  # of an export that was killed
+    before = {path: path.read_bytes() for path in out.glob("*")}
+    save = ctranslate2.specs.TransformerSpec.save
+
+    def full(spec, folder):
+        save(spec, folder)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ctranslate2.specs.TransformerSpec, "save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        cli.main(["export", *map(str, [small / "model.pt", small, "--out", out, "--force"])])
+    assert {path: path.read_bytes() for path in out.glob("*")} == before
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_without_ctranslate2_it_says_what_to_install(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ctranslate2", None)
+    with pytest.raises(UserError, match=r"pip install 'fairseq-mem\[export\]'"):
+        exporter.export(small / "model.pt", small, tmp_path / "out")
+
+
+@pytest.mark.cli
+def test_the_command(small, tmp_path):
+    done = run(
+        "fairseq-mem", "export", small / "model.pt", small, "--out", "out", "--quantization",
+        "int8", cwd=tmp_path,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("out: int8, 0.") and "fairseq-mem translate out" in line
+    assert done.stderr == ""
+    assert search_ctranslate2(tmp_path / "out", unseen(2))
+
+
+def test_a_slot_is_never_written():
+    """Its logit is so low that its probability is an exact zero, in every precision."""
+    assert math.exp(exporter.NEVER) == 0.0
+    assert torch.tensor(exporter.NEVER).half().isfinite()
