@@ -294,7 +294,7 @@ def _cell(
             twin = first_of.setdefault(workload.path, outputs)
             same = sum(outputs[number] == twin[number] for number in outputs)
             if twin is not outputs:
-                columns[name]["same output as the first of its checkpoint"] = f"{same} of {len(outputs)}"
+                columns[name]["same output as without"] = f"{same} of {len(outputs)}"
     reference = next(iter(workloads), STOCK)
     report.add(cell, UNIT, results, (reference,), columns)
 
