@@ -8,18 +8,16 @@ import json
 import math
 import random
 import shutil
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from commands import run
-from fairseq import checkpoint_utils, options, tasks
-from fairseq.data import Dictionary, LanguagePairDataset
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq import checkpoint_utils
 from fairseq.sequence_generator import SequenceGenerator
-from fairseq.trainer import Trainer
+from trained import WORDS, batch_of, train
 
 from fairseq_mem import UserError
 from fairseq_mem.tools import cli
@@ -27,15 +25,7 @@ from fairseq_mem.tools import export as exporter
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
-WORDS = 12
 LONGEST = 24  # positions of the text
-SMALL = """
-    --arch mem_transformer --encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 2
-    --decoder-attention-heads 2 --encoder-embed-dim 16 --decoder-embed-dim 16 --dropout 0
-    --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32 --memory-tokens 0
-    --max-source-positions 24 --max-target-positions 24 --source-lang de --target-lang en
-    --criterion cross_entropy --optimizer adam --lr 0.01 --cpu --seed 1
-""".split()
 BOTH = ["--memory-tokens", "3", "--memory-decoder-tokens", "2"]
 SHARED = ["--share-all-embeddings"]
 PRE_NORM = ["--encoder-normalize-before", "--decoder-normalize-before"]
@@ -65,60 +55,6 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def write_dictionaries(folder: Path, joined: bool) -> None:
-    """`dict.de.txt` and `dict.en.txt`; words of one or of two languages."""
-    sides = {"de": ["s"], "en": ["t"]}
-    for language, kinds in sides.items():
-        made = Dictionary()
-        for kind in ["s", "t"] if joined else kinds:
-            for number in range(WORDS):
-                made.add_symbol(f"{kind}{number}")
-        made.save(str(folder / f"dict.{language}.txt"))
-
-
-def sentence_pairs(task: Any, count: int, seed: int) -> LanguagePairDataset:
-    """Sources of 2 to 7 words; target word i depends on source words i and i+1."""
-    numbers = random.Random(seed)
-    words, target_words = task.source_dictionary, task.target_dictionary
-    sources, targets = [], []
-    for _ in range(count):
-        row = [numbers.randrange(WORDS) for _ in range(numbers.randrange(2, 8))]
-        after = [*row[1:], 0]
-        source = [words.index(f"s{n}") for n in row]
-        target = [target_words.index(f"t{(n + m) % WORDS}") for n, m in zip(row, after)]
-        sources.append(torch.tensor([*source, words.eos()]))
-        targets.append(torch.tensor([*target, target_words.eos()]))
-    return LanguagePairDataset(
-        sources, [len(s) for s in sources], words,
-        targets, [len(t) for t in targets], target_words, shuffle=False,
-    )  # fmt: skip
-
-
-def batch(data: LanguagePairDataset) -> dict[str, Any]:
-    return data.collater([data[index] for index in range(len(data))])
-
-
-def train(folder: Path, flags: list[str], updates: int = 60) -> Path:
-    """A checkpoint as fairseq's trainer writes it, with the dictionaries in ``folder``."""
-    folder.mkdir(exist_ok=True)
-    write_dictionaries(folder, joined="--share-all-embeddings" in flags)
-    parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, input_args=[str(folder), *SMALL, *flags])
-    cfg = convert_namespace_to_omegaconf(args)
-    torch.manual_seed(1)
-    task = tasks.setup_task(cfg.task)
-    model = task.build_model(cfg.model)
-    with torch.no_grad():  # biases and norms start at 0 and 1, where mistakes hide
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
-    for update in range(updates):
-        trainer.train_step([batch(sentence_pairs(task, 32, update))])
-    trainer.save_checkpoint(str(folder / "model.pt"), {"train_iterator": {"epoch": 1}})
-    return folder / "model.pt"
-
-
 def edit(checkpoint: Path, name: str, value: Any) -> None:
     """Change one of the options of a checkpoint's model."""
     state = torch.load(checkpoint)
@@ -142,7 +78,7 @@ def copy_of_small(small, tmp_path) -> Path:
 # ------------------------------------------------------------ two searches
 
 
-class Search(SimpleNamespace):
+class Search:
     """What both are told."""
 
     beam, penalty, longest = 4, 1.0, 20
@@ -152,15 +88,14 @@ def search_fairseq(checkpoint: Path, sources: list[list[str]]) -> list[list[tupl
     """All finished hypotheses of every sentence, as words and score."""
     overrides = {"data": str(checkpoint.parent)}
     models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], overrides)
-    words, target_words = task.source_dictionary, task.target_dictionary
-    rows = [torch.tensor([*map(words.index, source), words.eos()]) for source in sources]
-    sample = batch(LanguagePairDataset(rows, [len(row) for row in rows], words))
+    target_words = task.target_dictionary
+    sample = batch_of(task, [(source, []) for source in sources])
     generator = SequenceGenerator(
         models, target_words, Search.beam, max_len_b=Search.longest, len_penalty=Search.penalty
     )
     found = generator.generate(models, sample)
     order = sample["id"].tolist()
-    sorted_found = [found[order.index(number)] for number in range(len(rows))]
+    sorted_found = [found[order.index(number)] for number in range(len(sources))]
     return [
         [([target_words[t] for t in h["tokens"]], h["score"].item()) for h in hypotheses]
         for hypotheses in sorted_found
@@ -470,7 +405,7 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path, monkeypatch, t
 
 
 def test_without_ctranslate2_it_says_what_to_install(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ctranslate2", None)
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(UserError, match=r"pip install 'fairseq-mem\[export\]'"):
         exporter.export(small / "model.pt", small, tmp_path / "out")
 

@@ -169,7 +169,7 @@ class Peaks:
             return
         peaks = rows.abs().amax(dim=1)
         self.largest = max(self.largest, peaks.max().item())
-        self.ratios += (peaks / rows.pow(2).mean(dim=1).sqrt()).sum().item()
+        self.ratios += (peaks / rows.pow(2).mean(dim=1).sqrt().clamp_min(1e-30)).sum().item()
         self.positions += rows.size(0)
 
     def summary(self) -> dict[str, float] | None:
