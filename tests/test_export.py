@@ -240,6 +240,15 @@ def test_data_of_unknown_making(small, tmp_path):
     assert (tmp_path / "told" / "code").is_file()
 
 
+def test_merges_of_the_source_language(copy_of_small, tmp_path):
+    """A model may go the opposite way of data whose languages have merges of their own."""
+    data = copy_of_small
+    for name in ("code", "code.de", "code.en"):
+        (data / name).write_text(f"#version: 0.2\n{name} x\n", encoding="utf-8")
+    exporter.export(data / "model.pt", data, tmp_path / "out")
+    assert "code.de x" in (tmp_path / "out" / "code").read_text(encoding="utf-8")
+
+
 def test_the_longest_source_and_translation(small, tmp_path):
     """Memory comes on top of the positions that the text has; not one more."""
     out = tmp_path / "out"

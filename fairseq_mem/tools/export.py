@@ -142,8 +142,12 @@ def export(
             "export needs ctranslate2; run: pip install 'fairseq-mem[export]'"
         ) from None
     _check_target(out, force)
-    text = _text_settings(data, tokenizer, codes)
+    if not data.is_dir():
+        raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
+    if codes is not None and not codes.is_file():
+        raise UserError(f"--bpe-codes {codes}: there is no such file")
     model, task = _load(checkpoint, data)
+    text = _text_settings(data, task.cfg.source_lang, tokenizer, codes)
     with torch.no_grad():
         spec, memory = _convert(model, task, quantization)
     description = {
@@ -200,21 +204,21 @@ class _Text(NamedTuple):
     codes: Path | None
 
 
-def _text_settings(data: Path, tokenizer: str | None, codes: Path | None) -> _Text:
-    """Find out, from what preprocess.sh left beside the data, how its text was prepared."""
-    if not data.is_dir():
-        raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
+def _text_settings(
+    data: Path, language: str, tokenizer: str | None, codes: Path | None
+) -> _Text:
+    """Find out, from what preprocess.sh left beside the data, how the source text was prepared."""
     settings: dict[str, str] = {}
     if (data / "settings.txt").is_file():
         lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
         settings = dict(line.split(" ", 1) for line in lines if " " in line)
     if tokenizer is None:
         tokenizer = "moses" if settings else "none"
-    if codes is not None and not codes.is_file():
-        raise UserError(f"--bpe-codes {codes}: there is no such file")
-    if codes is None and (data / "code").is_file():
-        codes = data / "code"
     moses = tokenizer == "moses"
+    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
+    # opposite direction begins with.
+    places = [codes] if codes else [data / f"code.{language}", data / "code"]
+    codes = next((path for path in places if path.is_file()), None)
     return _Text("moses" if moses else None, moses and settings.get("normalize") == "yes", codes)
 
 
