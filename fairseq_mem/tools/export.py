@@ -166,7 +166,8 @@ def export(
         "max_source_tokens": model.encoder.max_positions(),
         "max_target_tokens": model.decoder.max_positions(),
     }
-    partial = out.with_name(out.name + ".partial")
+    target = Path(os.path.abspath(out))
+    partial, replaced = (Path(f"{target}.{what}") for what in ("partial", "replaced"))
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
         partial.mkdir(parents=True)
@@ -175,9 +176,11 @@ def export(
             shutil.copyfile(text.codes, partial / "code")
         written = json.dumps(description, indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        partial.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
