@@ -118,7 +118,7 @@ def test_activations_are_those_of_every_sentence_alone(study, monkeypatch, proje
 
 
 def test_bad_input_is_one_line(study, monkeypatch, project, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="no model.pt under"):
+    with pytest.raises(SystemExit, match=r"no model\.pt under"):
         monkeypatch.setattr(
             sys, "argv",
             ["study.py", str(tmp_path), "--data", str(project / "data-bin"), "--out", "x"],

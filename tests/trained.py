@@ -16,7 +16,7 @@ WORDS = 12
 SMALL = """
     --arch mem_transformer --encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 2
     --decoder-attention-heads 2 --encoder-embed-dim 16 --decoder-embed-dim 16 --dropout 0
-    --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32 --memory-tokens 0
+    --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32
     --max-source-positions 24 --max-target-positions 24 --source-lang de --target-lang en
     --criterion cross_entropy --optimizer adam --lr 0.01 --cpu --seed 1
 """.split()
@@ -33,11 +33,11 @@ def write_dictionaries(folder: Path, joined: bool) -> None:
 
 
 def texts(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
-    """Sources of 2 to 7 words; target word i translates source word i."""
+    """Sources of 2 to 5 words; target word i translates source word i."""
     numbers = random.Random(seed)
     pairs = []
     for _ in range(count):
-        row = [numbers.randrange(WORDS) for _ in range(numbers.randrange(2, 8))]
+        row = [numbers.randrange(WORDS) for _ in range(numbers.randrange(2, 6))]
         pairs.append(([f"s{n}" for n in row], [f"t{n}" for n in row]))
     return pairs
 
@@ -56,8 +56,9 @@ def train(folder: Path, flags: list[str], updates: int = 0, save: str = "model.p
     """Write the dictionaries and a checkpoint as fairseq's trainer does; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_dictionaries(folder, joined="--share-all-embeddings" in flags)
+    none = [] if "transformer" in flags else ["--memory-tokens", "0"]
     parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, input_args=[str(folder), *SMALL, *flags])
+    args = options.parse_args_and_arch(parser, input_args=[str(folder), *SMALL, *none, *flags])
     cfg = convert_namespace_to_omegaconf(args)
     torch.manual_seed(1)
     task = tasks.setup_task(cfg.task)

@@ -5,7 +5,7 @@
 Two steps for every checkpoint `RUNS/.../MODEL/seed-N/model.pt`, each with a result of its own in
 FOLDER, so that an interruption loses one step at most:
 
-- ``MODEL/seed-N/bleu.json``: the model exported as float32 and as int8, both translate the test set;
+- ``MODEL/seed-N/bleu.json``: the model as float32 and as int8 export, both translate the test set;
 - ``MODEL/seed-N/activations.json``: the largest activations of every layer over the test set.
 
 Then `report.md`, `bleu.csv` and `activations.csv` of all that is there.

@@ -37,7 +37,12 @@ class Translation(NamedTuple):
 def by_fairseq(args: argparse.Namespace) -> tuple[list[Translation], float]:
     """The test set's translations and how long the search took, from fairseq-generate."""
     command = [sys.executable, "-m", "fairseq_cli.generate", str(args.data)]
-    command += ["--user-dir", str(Path(fairseq_mem.__file__).parent), "--path", str(args.checkpoint)]
+    command += [
+        "--user-dir",
+        str(Path(fairseq_mem.__file__).parent),
+        "--path",
+        str(args.checkpoint),
+    ]
     command += ["--beam", str(args.beam), "--lenpen", str(args.length_penalty)]
     command += ["--max-len-a", "1.2", "--max-len-b", "10", "--max-tokens", "4000", "--cpu"]
     command += ["--required-batch-size-multiple", "1", "--remove-bpe", "--tokenizer", "moses"]
@@ -131,9 +136,13 @@ def main() -> int:
                 failures.append(f"float32: scores differ by {far:.2g}, the goal is {SCORE}")
         allowed = FLOAT32_BLEU if quantization == "float32" else INT8_BLEU
         if abs(lost) > allowed:
-            failures.append(f"{quantization}: BLEU differs by {abs(lost):.2f}, the goal is {allowed}")
+            failures.append(
+                f"{quantization}: BLEU differs by {abs(lost):.2f}, the goal is {allowed}"
+            )
     heads = ["", "BLEU", "same text", "score differs by", "MB", "sentences/s", "size"]
-    print(f"{args.checkpoint}, {len(sources)} sentences, beam {args.beam}; {bleu.get_signature()}\n")
+    print(
+        f"{args.checkpoint}, {len(sources)} sentences, beam {args.beam}; {bleu.get_signature()}\n"
+    )
     for row in (heads, ["---"] * len(heads), *rows):
         print("| " + " | ".join(row) + " |")
     for failure in failures:

@@ -1,4 +1,4 @@
-"""`fairseq-mem export`: a trained model as a folder that CTranslate2 runs, without fairseq or torch.
+"""`fairseq-mem export`: a trained model as a folder for CTranslate2, without fairseq or torch.
 
 CTranslate2 knows no memory, but it knows words. The encoder's slots become words of the source's
 vocabulary, whose embedding is the slot divided by the embedding's scale, and the caller writes them
@@ -31,11 +31,16 @@ The folder, format 1:
 Whoever searches must mind that CTranslate2 counts the target prefix in its length limits and in the
 length by which it divides scores (the prefix's own probabilities it leaves out, as it should), and
 that at the length limit fairseq has the end mark follow and counts its probability, where
-CTranslate2 just stops. `fairseq_mem_serve` does all this.
+CTranslate2 just stops. `fairseq_mem_serve` does all this. What remains: fairseq forbids padding,
+and the end mark at the first step, behind the softmax, CTranslate2 in front of it, which changes a
+score by their small probability; and of hypotheses that end in a search's last step CTranslate2
+keeps the best, fairseq the first, which can change the last of an n-best list, never the best.
 """
 
 import argparse
+import importlib.util
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -72,7 +77,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "export",
         help="write a model that CTranslate2 runs, without fairseq or torch",
         description="Write a trained model, its memory, vocabulary and BPE codes into a folder "
-        "for CTranslate2; `fairseq-mem translate` and fairseq-mem-serve translate raw text with it.",
+        "for CTranslate2; `fairseq-mem translate` and fairseq-mem-serve translate raw text.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("data", metavar="DATA_BIN", type=Path, help="the model's binarised data")
@@ -98,6 +103,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Run the sub-command."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     export(
         args.checkpoint,
         args.data,
@@ -135,12 +141,8 @@ def export(
     Raises:
         UserError: the model cannot be exported, or a file is missing or in the way.
     """
-    try:
-        import ctranslate2  # noqa: F401  (an optional requirement)
-    except ImportError:
-        raise UserError(
-            "export needs ctranslate2; run: pip install 'fairseq-mem[export]'"
-        ) from None
+    if importlib.util.find_spec("ctranslate2") is None:  # an optional requirement
+        raise UserError("export needs ctranslate2; run: pip install 'fairseq-mem[export]'")
     _check_target(out, force)
     if not data.is_dir():
         raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
@@ -193,7 +195,9 @@ def _check_target(out: Path, force: bool) -> None:
     if not force:
         raise UserError(f"{out} is there already; give --force to replace it, or another --out")
     if not out.is_dir() or not ((out / DESCRIPTION).is_file() or not any(out.iterdir())):
-        raise UserError(f"{out} holds no export, so --force does not replace it; give another --out")
+        raise UserError(
+            f"{out} holds no export, so --force does not replace it; give another --out"
+        )
 
 
 # ------------------------------------------------------------ what the model needs of the data
@@ -207,9 +211,7 @@ class _Text(NamedTuple):
     codes: Path | None
 
 
-def _text_settings(
-    data: Path, language: str, tokenizer: str | None, codes: Path | None
-) -> _Text:
+def _text_settings(data: Path, language: str, tokenizer: str | None, codes: Path | None) -> _Text:
     """Find out, from what preprocess.sh left beside the data, how the source text was prepared."""
     settings: dict[str, str] = {}
     if (data / "settings.txt").is_file():
@@ -240,7 +242,9 @@ def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
         cfg, parameters = state["cfg"], state["model"]
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{checkpoint} is no checkpoint that fairseq can read: {reason[0]}") from None
+        raise UserError(
+            f"{checkpoint} is no checkpoint that fairseq can read: {reason[0]}"
+        ) from None
     _check_options(checkpoint, cfg)
     for side, language in (("encoder", cfg.task.source_lang), ("decoder", cfg.task.target_lang)):
         _check_dictionary(data, language, parameters.get(f"{side}.embed_tokens.weight"))
