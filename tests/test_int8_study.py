@@ -26,7 +26,7 @@ def project(tmp_path_factory):
         ("mem-3/seed-2", ["--memory-tokens", "3", "--memory-decoder-tokens", "1"]),
         ("mem-ctrl-3/seed-1", ["--memory-tokens", "3", "--memory-update", "ctrl"]),
     ):
-        updates = 40 if run.endswith("1") else 20
+        updates = 4 if run.endswith("1") else 2
         train(folder / "data-bin", flags, updates, save=f"../runs/{run}/model.pt")
     write_test_set(folder / "data-bin", PAIRS)
     return folder
