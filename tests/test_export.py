@@ -300,6 +300,17 @@ def test_the_longest_source_and_translation(small, tmp_path):
         translate(5, LONGEST + 1)
 
 
+def test_languages_that_only_the_data_tells(copy_of_small, tmp_path):
+    state = torch.load(copy_of_small / "model.pt")
+    state["cfg"]["task"]["source_lang"] = state["cfg"]["task"]["target_lang"] = None
+    torch.save(state, copy_of_small / "model.pt")
+    assert "holds no binarised text" in refusal(copy_of_small, tmp_path)
+    (copy_of_small / "test.de-en.de.idx").touch()
+    exporter.export(copy_of_small / "model.pt", copy_of_small, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "fairseq_mem.json").read_text(encoding="utf-8"))
+    assert (about["source_language"], about["target_language"]) == ("de", "en")
+
+
 def test_a_word_of_the_dictionary_may_look_like_memory(tmp_path):
     checkpoint = train(tmp_path, ["--memory-tokens", "2"])
     for language in ("de", "en"):

@@ -246,6 +246,8 @@ def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
             f"{checkpoint} is no checkpoint that fairseq can read: {reason[0]}"
         ) from None
     _check_options(checkpoint, cfg)
+    if cfg.task.source_lang is None or cfg.task.target_lang is None:  # told by the data's names
+        cfg.task.source_lang, cfg.task.target_lang = _languages(data)
     for side, language in (("encoder", cfg.task.source_lang), ("decoder", cfg.task.target_lang)):
         _check_dictionary(data, language, parameters.get(f"{side}.embed_tokens.weight"))
     task = tasks.setup_task(cfg.task)
@@ -257,7 +259,19 @@ def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
     return model.float().eval(), task
 
 
-def _check_dictionary(data: Path, language: str | None, embedding: Tensor | None) -> None:
+def _languages(data: Path) -> tuple[str, str]:
+    """Tell source and target language of binarised data as fairseq does."""
+    from fairseq.data.data_utils import infer_language_pair
+
+    pair = infer_language_pair(str(data))
+    if pair[0] is None:
+        raise UserError(
+            f"{data} holds no binarised text; give the binarised data that the model learned from"
+        )
+    return pair[0], pair[1]
+
+
+def _check_dictionary(data: Path, language: str, embedding: Tensor | None) -> None:
     """Refuse data whose dictionary is not the model's."""
     path = data / f"dict.{language}.txt"
     if not path.is_file():
