@@ -57,7 +57,11 @@ class TranslatingExported:
             cores = torch.get_num_threads()
             ways = {
                 (inter, intra): ctranslate2.Translator(
-                    str(folder), device, inter_threads=inter, intra_threads=intra
+                    str(folder),
+                    device,
+                    compute_type=about["compute_type"],
+                    inter_threads=inter,
+                    intra_threads=intra,
                 )
                 for inter, intra in {(1, cores), (cores, 1)}
             }

@@ -105,11 +105,15 @@ def search_fairseq(checkpoint: Path, sources: list[list[str]]) -> list[list[tupl
     return [hypotheses[number] for number in range(len(sources))]
 
 
+def load(folder: Path, about: dict[str, Any]) -> Any:
+    return ctranslate2.Translator(str(folder), compute_type=about["compute_type"], intra_threads=1)
+
+
 def search_ctranslate2(folder: Path, sources: list[list[str]]) -> list[list[tuple]]:
     """The same with an exported model, as the exporter's description says."""
     about = json.loads((folder / "fairseq_mem.json").read_text(encoding="utf-8"))
     forced = len(about["target_prefix"])
-    found = ctranslate2.Translator(str(folder), intra_threads=1).translate_batch(
+    found = load(folder, about).translate_batch(
         [about["source_prefix"] + source for source in sources],
         target_prefix=[about["target_prefix"]] * len(sources) if forced else None,
         beam_size=Search.beam,
@@ -170,7 +174,7 @@ def assert_same_probabilities(checkpoint: Path, folder: Path) -> None:
         log_probs = models[0].eval()(**batch["net_input"])[0].log_softmax(-1)
     expected = log_probs.gather(-1, batch["target"].unsqueeze(-1)).squeeze(-1)
     about = json.loads((folder / "fairseq_mem.json").read_text(encoding="utf-8"))
-    found = ctranslate2.Translator(str(folder), intra_threads=1).score_batch(
+    found = load(folder, about).score_batch(
         [about["source_prefix"] + source for source, _ in pairs],
         [about["target_prefix"] + target for _, target in pairs],
     )
@@ -214,10 +218,10 @@ def test_half_precision_and_integers_are_close_to_float32(trained_model, tmp_pat
     assert sizes["float16"] == sizes["bfloat16"]
 
 
-def test_integers_are_computed_with_as_ctranslate2_does_by_default(small, tmp_path):
-    """Position codes in float16 don't make it believe that float16 is wanted everywhere."""
+def test_integers_are_computed_with_in_spite_of_position_codes_in_float16(small, tmp_path):
     exporter.export(small / "model.pt", small, tmp_path / "out", "int8")
-    assert ctranslate2.Translator(str(tmp_path / "out")).compute_type == "int8_float32"
+    about = json.loads((tmp_path / "out" / "fairseq_mem.json").read_text(encoding="utf-8"))
+    assert load(tmp_path / "out", about).compute_type == about["compute_type"] == "int8_float32"
 
 
 # ------------------------------------------------------------ what is in the folder
@@ -232,6 +236,7 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "format": 1,
         "fairseq_mem": exporter.__version__,
         "quantization": "int8",
+        "compute_type": "int8_float32",
         "source_language": "de",
         "target_language": "en",
         "source_prefix": ["<mem-0>", "<mem-1>", "<mem-2>"],
@@ -281,7 +286,7 @@ def test_the_longest_source_and_translation(small, tmp_path):
     out = tmp_path / "out"
     exporter.export(small / "model.pt", small, out)
     about = json.loads((out / "fairseq_mem.json").read_text(encoding="utf-8"))
-    translator, forced = ctranslate2.Translator(str(out)), len(about["target_prefix"])
+    translator, forced = load(out, about), len(about["target_prefix"])
 
     def translate(words: int, length: int) -> int:
         (result,) = translator.translate_batch(

@@ -18,6 +18,8 @@ The folder, format 1:
 - ``fairseq_mem.json``:
 
   - ``format``: 1; ``fairseq_mem``: the version that wrote it; ``quantization``: as asked for
+  - ``compute_type``: to load the model with; CTranslate2's guess of its own, "default", may be
+    misled by position codes in float16, which int8 has, and then warns or computes in float16
   - ``source_language``, ``target_language``
   - ``source_prefix``: words to put in front of every source: the encoder's memory
   - ``decoder_start_token``: of config.json; the first slot of the decoder's memory, or the end mark
@@ -156,6 +158,7 @@ def export(
         "format": FORMAT,
         "fairseq_mem": __version__,
         "quantization": quantization,
+        "compute_type": "int8_float32" if quantization.startswith("int8") else "default",
         "source_language": task.cfg.source_lang,
         "target_language": task.cfg.target_lang,
         "source_prefix": memory.source,
