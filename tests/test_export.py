@@ -389,7 +389,7 @@ def refusal(folder: Path, tmp_path: Path, *arguments: object) -> str:
 
 def test_files_that_do_not_fit(copy_of_small, tmp_path):
     data = copy_of_small
-    with pytest.raises(UserError, match=r"nowhere\.pt: there is no such checkpoint"):
+    with pytest.raises(UserError, match=r"there is no checkpoint .*nowhere\.pt"):
         exporter.export(tmp_path / "nowhere.pt", data, tmp_path / "out")
     with pytest.raises(UserError, match="nowhere is no folder"):
         exporter.export(data / "model.pt", tmp_path / "nowhere", tmp_path / "out")
@@ -401,7 +401,7 @@ def test_files_that_do_not_fit(copy_of_small, tmp_path):
     dictionary.unlink()
     assert "dict.en.txt is missing" in refusal(data, tmp_path)
     (data / "model.pt").write_bytes(b"PK no checkpoint")
-    assert "is no checkpoint that fairseq can read" in refusal(data, tmp_path)
+    assert "model.pt is damaged" in refusal(data, tmp_path)
     torch.save({"model": {}}, data / "model.pt")
     assert "is no checkpoint that fairseq can read" in refusal(data, tmp_path)
 

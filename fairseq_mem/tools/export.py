@@ -33,10 +33,10 @@ The folder, format 1:
 Whoever searches must mind that CTranslate2 counts the target prefix in its length limits and in the
 length by which it divides scores (the prefix's own probabilities it leaves out, as it should), and
 that at the length limit fairseq has the end mark follow and counts its probability, where
-CTranslate2 just stops. `fairseq_mem_serve` does all this. What remains: fairseq forbids padding,
-and the end mark at the first step, behind the softmax, CTranslate2 in front of it, which changes a
-score by their small probability; and of hypotheses that end in a search's last step CTranslate2
+CTranslate2 just stops. What it is told to forbid (padding, the end mark at the first step) it takes
+out in front of the softmax, fairseq behind it; and of hypotheses that end in a search's last step it
 keeps the best, fairseq the first, which can change the last of an n-best list, never the best.
+`fairseq_mem_serve` sees to all this.
 """
 
 import argparse
@@ -54,6 +54,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import UserError
+from .files import read_checkpoint
 
 FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
@@ -238,8 +239,7 @@ def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
     """
     from fairseq import checkpoint_utils, tasks
 
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: there is no such checkpoint")
+    read_checkpoint(checkpoint)  # says it plainly if that is none
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
         cfg, parameters = state["cfg"], state["model"]
