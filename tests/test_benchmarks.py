@@ -59,6 +59,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
     assert done.returncode == 2 and "needs --device cuda" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_exported_model_competes(tmp_path):
     """Same sentences and limits: nearly all translations are those of fairseq's generator."""
     pytest.importorskip("ctranslate2")
