@@ -88,6 +88,15 @@ def collate(data: LanguagePairDataset, tokens: int, count: int) -> list[dict[str
     return [data.collater([data[index] for index in batch]) for batch in chosen]
 
 
+def evenly(data: LanguagePairDataset, tokens: int, sentences: int) -> list[dict[str, Any]]:
+    """Whole batches, evenly over the lengths, until there are enough sentences."""
+    batches = data.batch_by_size(
+        data.ordered_indices(), max_tokens=tokens, required_batch_size_multiple=1
+    )
+    need = max(1, round(len(batches) * min(1.0, sentences / len(data))))
+    return collate(data, tokens, need)
+
+
 @dataclass(frozen=True)
 class BinarisedBatches:
     """Batches of real text: the training part of what fairseq-preprocess (or ours) wrote."""

@@ -1,5 +1,6 @@
 """Suite: beam search through fairseq's own generator, sentences a second."""
 
+import importlib.util
 import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -10,8 +11,9 @@ from typing import Any
 
 import fairseq_mem
 
-from .batches import REAL, Batches, collate
+from .batches import REAL, Batches, evenly
 from .contestants import SIZES, STOCK, USUAL, chosen, memory_flags, memory_name
+from .exported import QUANTIZATIONS, TranslatingExported
 from .measure import Failed, Work, Workload, bf16_supported, interleave
 from .report import Report
 from .suite import Suite
@@ -51,10 +53,7 @@ class Translating:
         )
         task.load_dataset(cfg.dataset.gen_subset, task_cfg=saved.task)
         data = task.dataset(cfg.dataset.gen_subset)
-        batches = collate(data, self.tokens, sys.maxsize)
-        # whole batches, evenly over the lengths, until there are enough sentences
-        need = max(1, round(len(batches) * min(1.0, self.sentences / len(data))))
-        samples = [batches[int((i + 0.5) * len(batches) / need)] for i in range(need)]
+        samples = evenly(data, self.tokens, self.sentences)
         return _search(cfg, task, models[0], samples, device, self.dtype, forced=False)
 
 
@@ -157,6 +156,15 @@ def trained(checkpoints: dict[str, str], options: Namespace) -> dict[str, Worklo
                 options.search_tokens,
                 overrides,
             )
+        for quantization in _quantizations(options):
+            found[f"{name}-ct2-{quantization}"] = TranslatingExported(
+                path,
+                options.data,
+                f"{SEARCH} --beam {options.beam} --path {path}",
+                quantization,
+                1 if options.quick else options.sentences,
+                options.search_tokens,
+            )
     return found
 
 
@@ -171,6 +179,12 @@ def _variants(arch: str, options: Namespace) -> list[tuple[str, dict[str, Any]]]
     if ours and options.device == "cpu" and bf16_supported() and hasattr(known, "memory_bf16"):
         found.append(("-bf16", {"memory_bf16": True}))
     return found
+
+
+def _quantizations(options: Namespace) -> tuple[str, ...]:
+    """With which weights CTranslate2 competes, where it is installed."""
+    there = importlib.util.find_spec("ctranslate2") and options.device == "cpu"
+    return QUANTIZATIONS if there else ()
 
 
 def train(options: Namespace, size: str) -> dict[str, str]:
@@ -271,10 +285,12 @@ def _cell(
     for name, samples in results.items():
         if isinstance(samples, Failed):
             continue
-        outputs = samples[0].detail["hypotheses"]
+        detail = samples[0].detail
+        outputs = detail["hypotheses"]
         columns[name] = {"tokens per sentence": sum(map(len, outputs.values())) / len(outputs)}
+        columns[name] |= {key: detail[key] for key in ("threads", "model MB") if key in detail}
         workload = workloads[name]
-        if isinstance(workload, Translating):
+        if isinstance(workload, Translating | TranslatingExported):
             twin = first_of.setdefault(workload.path, outputs)
             same = sum(outputs[number] == twin[number] for number in outputs)
             if twin is not outputs:

@@ -302,7 +302,9 @@ def machine(device: str) -> dict[str, Any]:
             (li.split(":")[1].strip() for li in lines if li.startswith("model name")), model
         )
     versions = {"python": platform.python_version()}
-    for package in ("fairseq-mem", "fairseq-fixed", "torch", "numpy", "x-transformers"):
+    for package in (
+        "fairseq-mem", "fairseq-fixed", "torch", "numpy", "x-transformers", "ctranslate2",
+    ):  # fmt: skip
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {

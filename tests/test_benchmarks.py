@@ -1,10 +1,12 @@
 """The benchmarks run and say what they measured; their figures are nobody's business here."""
 
 import json
+import re
 
 import pytest
 from commands import ROOT
 from commands import run as run_command
+from trained import texts, train, write_test_set
 
 pytestmark = pytest.mark.cli
 
@@ -55,3 +57,18 @@ def test_batches_of_real_lengths_hold_little_padding_as_those_of_text_do(monkeyp
 def test_options_that_do_not_fit_are_refused(tmp_path):
     done = bench(tmp_path, "--dtype", "fp16", check=False)
     assert done.returncode == 2 and "needs --device cuda" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_exported_model_competes(tmp_path):
+    """Same sentences and limits: nearly all translations are those of fairseq's generator."""
+    pytest.importorskip("ctranslate2")
+    checkpoint = train(tmp_path / "data-bin", ["--memory-tokens", "3"], updates=100)
+    write_test_set(tmp_path / "data-bin", texts(20, seed=77))
+    done = bench(
+        tmp_path, "--suites", "generation", "--data", tmp_path / "data-bin", "--checkpoints",
+        f"mem-3={checkpoint}", "--contestants", "mem-3", "mem-3-ct2-float32",
+    )  # fmt: skip
+    (row,) = [line for line in done.stdout.splitlines() if "| mem-3-ct2-float32 |" in line]
+    (same,) = re.findall(r"(\d+) of 20", row)
+    assert int(same) >= 16 and " x " in row

@@ -1,0 +1,479 @@
+"""`fairseq-mem export`: a trained model as a folder for CTranslate2, without fairseq or torch.
+
+CTranslate2 knows no memory, but it knows words. The encoder's slots become words of the source's
+vocabulary, whose embedding is the slot divided by the embedding's scale, and the caller writes them
+in front of every source; the position table gets m rows in front, zeros unless memory takes
+position codes. The decoder's slots become words of the target's vocabulary in the same way: the
+first is the start token, the others and the end mark, with which fairseq's decoder starts, are
+forced as a target prefix. Under the causal mask a slot sees earlier slots and the encoder's output,
+as in our decoder. A bias of -30000 keeps slots from ever being written: their probability is an
+exact zero. Layers are converted by `ctranslate2.converters`' own functions.
+
+The folder, format 1:
+
+- ``model.bin``, ``config.json`` and ``shared_vocabulary.json``, or ``source_vocabulary.json`` and
+  ``target_vocabulary.json``: CTranslate2's. It adds the end mark to the source and begins the
+  target with the start token by itself.
+- ``code``: the BPE merges for the source; absent if the data has none.
+- ``fairseq_mem.json``:
+
+  - ``format``: 1; ``fairseq_mem``: the version that wrote it; ``quantization``: as asked for
+  - ``compute_type``: to load the model with; CTranslate2's guess of its own, "default", may be
+    misled by position codes in float16, which int8 has, and then warns or computes in float16
+  - ``source_language``, ``target_language``
+  - ``source_prefix``: words to put in front of every source: the encoder's memory
+  - ``decoder_start_token``: of config.json; the first slot of the decoder's memory, or the end mark
+  - ``target_prefix``: words to force after it: the other slots and the end mark; [] without memory
+  - ``eos``: the end mark
+  - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
+    Moses' punctuation normalisation comes before; ``bpe``: "subword_nmt" or null
+  - ``max_source_tokens``: of a text, with its end mark, without memory
+  - ``max_target_tokens``: of a translation, with its end mark, without memory
+
+Whoever searches must mind that CTranslate2 counts the target prefix in its length limits and in the
+length by which it divides scores (the prefix's own probabilities it leaves out, as it should), and
+that at the length limit fairseq has the end mark follow and counts its probability, where
+CTranslate2 just stops. What it is told to forbid (padding, the end mark at the first step) it
+takes out in front of the softmax, fairseq behind it; and of hypotheses that end in a search's last
+step it keeps the best, fairseq the first, which can change the last of an n-best list, never the
+best. `fairseq_mem_serve` sees to all this.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import UserError
+from .files import read_checkpoint
+
+FORMAT = 1
+DESCRIPTION = "fairseq_mem.json"
+QUANTIZATIONS = ("int8", "int8_float32", "float16", "bfloat16", "float32")
+NEVER = -30000.0  # added to a slot's logit; within the range of float16
+EXPORTABLE = (
+    "transformer and mem_transformer models (--memory-update shared) of the translation task can "
+    "be, with fairseq's usual layers and softmax"
+)
+# fairseq's names and those of CTranslate2's enumeration
+ACTIVATIONS = {
+    "relu": "RELU",
+    "gelu": "GELU",
+    "gelu_accurate": "GELUTanh",
+    "gelu_fast": "GELUTanh",
+    "tanh": "Tanh",
+}
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the sub-command to the command line."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a model that CTranslate2 runs, without fairseq or torch",
+        description="Write a trained model, its memory, vocabulary and BPE codes into a folder "
+        "for CTranslate2; `fairseq-mem translate` and fairseq-mem-serve translate raw text.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    parser.add_argument("data", metavar="DATA_BIN", type=Path, help="the model's binarised data")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the new folder")
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        default="float32",
+        help="of the weights (default float32). int8 is the smallest; int8_float32 keeps all but "
+        "the weights in float32, where int8 has position codes in float16",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
+    parser.add_argument(
+        "--tokenizer",
+        choices=("moses", "none"),
+        help="of the training text (default: what preprocess.sh did, none for other data)",
+    )
+    parser.add_argument(
+        "--bpe-codes", metavar="FILE", type=Path, help="BPE merges (default: DATA_BIN/code, if any)"
+    )
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the sub-command."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    export(
+        args.checkpoint,
+        args.data,
+        args.out,
+        args.quantization,
+        force=args.force,
+        tokenizer=args.tokenizer,
+        codes=args.bpe_codes,
+    )
+    size = (args.out / "model.bin").stat().st_size / 1e6
+    print(f"{args.out}: {args.quantization}, {size:.1f} MB; try: fairseq-mem translate {args.out}")
+
+
+def export(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    quantization: str = "float32",
+    *,
+    force: bool = False,
+    tokenizer: str | None = None,
+    codes: Path | None = None,
+) -> None:
+    """Write the folder ``out``: all of it, or nothing.
+
+    Args:
+        checkpoint: of fairseq's ``transformer`` or of a ``mem_transformer``.
+        data: folder of the binarised data, for its dictionaries, BPE codes and settings.
+        out: must not exist, or with ``force`` be an earlier export.
+        quantization: one of ``QUANTIZATIONS``.
+        force: replace what is in ``out``.
+        tokenizer: ``"moses"``, ``"none"``, or None for what the data's settings say.
+        codes: file of BPE merges; None for the data's.
+
+    Raises:
+        UserError: the model cannot be exported, or a file is missing or in the way.
+    """
+    if importlib.util.find_spec("ctranslate2") is None:  # an optional requirement
+        raise UserError("export needs ctranslate2; run: pip install 'fairseq-mem[export]'")
+    _check_target(out, force)
+    if not data.is_dir():
+        raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
+    if codes is not None and not codes.is_file():
+        raise UserError(f"--bpe-codes {codes}: there is no such file")
+    model, task = _load(checkpoint, data)
+    text = _text_settings(data, task.cfg.source_lang, tokenizer, codes)
+    with torch.no_grad():
+        spec, memory = _convert(model, task, quantization)
+    description = {
+        "format": FORMAT,
+        "fairseq_mem": __version__,
+        "quantization": quantization,
+        "compute_type": "int8_float32" if quantization.startswith("int8") else "default",
+        "source_language": task.cfg.source_lang,
+        "target_language": task.cfg.target_lang,
+        "source_prefix": memory.source,
+        "decoder_start_token": spec.config.decoder_start_token,
+        "target_prefix": memory.forced,
+        "eos": spec.config.eos_token,
+        "tokenizer": text.tokenizer,
+        "normalize": text.normalize,
+        "bpe": None if text.codes is None else "subword_nmt",
+        "max_source_tokens": model.encoder.max_positions(),
+        "max_target_tokens": model.decoder.max_positions(),
+    }
+    target = Path(os.path.abspath(out))
+    partial, replaced = (Path(f"{target}.{what}") for what in ("partial", "replaced"))
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    try:
+        partial.mkdir(parents=True)
+        spec.save(str(partial))
+        if text.codes is not None:
+            shutil.copyfile(text.codes, partial / "code")
+        written = json.dumps(description, indent=2, ensure_ascii=False)
+        (partial / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        partial.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_target(out: Path, force: bool) -> None:
+    """Refuse to overwrite what we were not told to, or what is no export."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise UserError(f"{out} is there already; give --force to replace it, or another --out")
+    if not out.is_dir() or not ((out / DESCRIPTION).is_file() or not any(out.iterdir())):
+        raise UserError(
+            f"{out} holds no export, so --force does not replace it; give another --out"
+        )
+
+
+# ------------------------------------------------------------ what the model needs of the data
+
+
+class _Text(NamedTuple):
+    """How the training text was prepared."""
+
+    tokenizer: str | None
+    normalize: bool
+    codes: Path | None
+
+
+def _text_settings(data: Path, language: str, tokenizer: str | None, codes: Path | None) -> _Text:
+    """Find out, from what preprocess.sh left beside the data, how the source text was prepared."""
+    settings: dict[str, str] = {}
+    if (data / "settings.txt").is_file():
+        lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
+        settings = dict(line.split(" ", 1) for line in lines if " " in line)
+    if tokenizer is None:
+        tokenizer = "moses" if settings else "none"
+    moses = tokenizer == "moses"
+    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
+    # opposite direction begins with.
+    places = [codes] if codes else [data / f"code.{language}", data / "code"]
+    codes = next((path for path in places if path.is_file()), None)
+    return _Text("moses" if moses else None, moses and settings.get("normalize") == "yes", codes)
+
+
+def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
+    """Load the model, on the CPU and in evaluation mode, and its task.
+
+    Raises:
+        UserError: ``checkpoint`` is none, its model cannot be exported, or ``data`` is not its.
+    """
+    from fairseq import checkpoint_utils, tasks
+
+    read_checkpoint(checkpoint)  # says it plainly if that is none
+    try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
+        cfg, parameters = state["cfg"], state["model"]
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{checkpoint} is no checkpoint that fairseq can read: {reason[0]}"
+        ) from None
+    _check_options(checkpoint, cfg)
+    if cfg.task.source_lang is None or cfg.task.target_lang is None:  # told by the data's names
+        cfg.task.source_lang, cfg.task.target_lang = _languages(data)
+    for side, language in (("encoder", cfg.task.source_lang), ("decoder", cfg.task.target_lang)):
+        _check_dictionary(data, language, parameters.get(f"{side}.embed_tokens.weight"))
+    task = tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    model.load_state_dict(parameters, strict=True, model_cfg=cfg.model)
+    unknown = [name for name in model.state_dict() if not _is_known(name)]
+    if unknown:
+        raise _refused(checkpoint, [f"CTranslate2 has no {unknown[0]}"])
+    return model.float().eval(), task
+
+
+def _languages(data: Path) -> tuple[str, str]:
+    """Tell source and target language of binarised data as fairseq does."""
+    from fairseq.data.data_utils import infer_language_pair
+
+    pair = infer_language_pair(str(data))
+    if pair[0] is None:
+        raise UserError(
+            f"{data} holds no binarised text; give the binarised data that the model learned from"
+        )
+    return pair[0], pair[1]
+
+
+def _check_dictionary(data: Path, language: str, embedding: Tensor | None) -> None:
+    """Refuse data whose dictionary is not the model's."""
+    path = data / f"dict.{language}.txt"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; give the binarised data that the model learned from")
+    from fairseq.data import Dictionary
+
+    words = len(Dictionary.load(str(path)))
+    if embedding is not None and embedding.size(0) != words:
+        raise UserError(
+            f"{path} has {words} words, the model {embedding.size(0)}; give the binarised data "
+            "that the model learned from"
+        )
+
+
+# ------------------------------------------------------------ what CTranslate2 can express
+
+
+def _refused(checkpoint: Path, reasons: Sequence[str]) -> UserError:
+    return UserError(f"{checkpoint} cannot be exported: {', '.join(reasons)}; {EXPORTABLE}")
+
+
+def _check_options(checkpoint: Path, cfg: Any) -> None:
+    """Refuse what CTranslate2 cannot express, by the options that the model was trained with."""
+    from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
+    if cfg.task._name != "translation":
+        raise _refused(checkpoint, [f"its task is {cfg.task._name}"])
+    args = cfg.model
+    arch = getattr(args, "arch", None)
+    if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", "mem_transformer"):
+        raise _refused(checkpoint, [f"its architecture is {arch}"])
+
+    def option(name: str, default: Any = None) -> Any:
+        return getattr(args, name, default)
+
+    memory = option("memory_tokens", 0) + option("memory_decoder_tokens", 0)
+    update, lesion = option("memory_update", "shared"), option("memory_lesion", "none")
+    activation = option("activation_fn", "relu")
+    width = option("decoder_embed_dim")
+    reasons = {
+        f"--memory-update {update}": update != "shared",
+        f"--memory-lesion {lesion}": lesion != "none",
+        "--layernorm-embedding would normalise memory too": (
+            memory > 0 and option("layernorm_embedding")
+        ),
+        f"--activation-fn {activation}": activation not in ACTIVATIONS,
+        "adaptive softmax": option("adaptive_softmax_cutoff") is not None,
+        "--cross-self-attention": option("cross_self_attention"),
+        "--no-cross-attention": option("no_cross_attention"),
+        "--no-token-positional-embeddings": option("no_token_positional_embeddings"),
+        "--quant-noise-pq and --quant-noise-scalar": any(
+            option(f"quant_noise_{kind}", 0) > 0 for kind in ("pq", "scalar")
+        ),
+        "--base-layers": option("base_layers", 0) > 0,
+        "xformers' attention": any(
+            option(f"{side}_xformers_att_config") is not None for side in ("encoder", "decoder")
+        ),
+        "--decoder-input-dim and --decoder-output-dim other than --decoder-embed-dim": any(
+            option(name, width) != width for name in ("decoder_input_dim", "decoder_output_dim")
+        ),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise _refused(checkpoint, found)
+
+
+_NORMS = {"layer_norm", "layernorm_embedding"}
+_OF_A_LAYER = {
+    *(f"{kind}.{name}_proj" for kind in ("self_attn", "encoder_attn") for name in "qkv"),
+    *("self_attn.out_proj", "encoder_attn.out_proj", "fc1", "fc2"),
+    *("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+}
+
+
+def _is_known(name: str) -> bool:
+    """Whether a parameter is one that we or CTranslate2's converter look at."""
+    _, *parts = name.split(".")  # encoder or decoder
+    if parts[0] == "layers":
+        return ".".join(parts[2:-1]) in _OF_A_LAYER and parts[-1] in ("weight", "bias")
+    if parts[0] in _NORMS:
+        return parts[-1] in ("weight", "bias")
+    return ".".join(parts) in {
+        "version", "embed_tokens.weight", "embed_positions.weight", "output_projection.weight",
+        "memory.weight", "memory.position_offset",
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------ the conversion
+
+
+class _Memory(NamedTuple):
+    """Memory as words."""
+
+    source: list[str]  # in front of every source
+    forced: list[str]  # of the target, after the start token
+
+
+def _convert(model: Any, task: Any, quantization: str) -> tuple[Any, _Memory]:
+    """Return CTranslate2's specification of the model, quantised, and its memory as words."""
+    from ctranslate2.converters import fairseq as converter
+    from ctranslate2.specs import TransformerSpec, common_spec, transformer_spec
+
+    encoder, decoder, cfg = model.encoder, model.decoder, model.cfg
+    common = {
+        "activation": common_spec.Activation[ACTIVATIONS[cfg.activation_fn]],
+        "layernorm_embedding": cfg.layernorm_embedding,
+    }
+    spec = TransformerSpec(
+        transformer_spec.TransformerEncoderSpec(
+            encoder.num_layers,
+            cfg.encoder.attention_heads,
+            pre_norm=cfg.encoder.normalize_before,
+            **common,
+        ),
+        transformer_spec.TransformerDecoderSpec(
+            decoder.num_layers,
+            cfg.decoder.attention_heads,
+            pre_norm=cfg.decoder.normalize_before,
+            no_final_norm=cfg.no_decoder_final_norm,
+            **common,
+        ),
+    )
+    converter.set_transformer_encoder(spec.encoder, encoder)
+    converter.set_transformer_decoder(spec.decoder, decoder)
+    for side, converted in ((encoder, spec.encoder), (decoder, spec.decoder)):
+        table = _position_table(side)
+        # half the file of a small model, and far more exact than the int8 that they are added to
+        table = table.half() if quantization == "int8" else table
+        converted.position_encodings.encodings = table.numpy()
+
+    words, target_words = task.source_dictionary.symbols, task.target_dictionary.symbols
+    slots = _names("mem", _slots(encoder), {*words, *target_words})
+    target_slots = _names("decoder-mem", _slots(decoder), {*words, *target_words})
+    if encoder.embed_tokens is decoder.embed_tokens:  # one table for both, in the file too
+        source = target = torch.cat([encoder.embed_tokens.weight, _slots(encoder), _slots(decoder)])
+        source_vocabulary = target_vocabulary = [*words, *slots, *target_slots]
+    else:
+        source = torch.cat([encoder.embed_tokens.weight, _slots(encoder)])
+        target = torch.cat([decoder.embed_tokens.weight, _slots(decoder)])
+        source_vocabulary = [*words, *slots]
+        target_vocabulary = [*target_words, *target_slots]
+    spec.encoder.embeddings[0].weight = source.numpy()
+    spec.decoder.embeddings.weight = target.numpy()
+    spec.register_source_vocabulary(source_vocabulary)
+    spec.register_target_vocabulary(target_vocabulary)
+
+    projection = decoder.output_projection.weight
+    added = len(target_vocabulary) - len(target_words)
+    if projection is decoder.embed_tokens.weight:
+        spec.decoder.projection.weight = spec.decoder.embeddings.weight
+    else:
+        spec.decoder.projection.weight = torch.cat(
+            [projection, projection.new_zeros(added, projection.size(1))]
+        ).numpy()
+    if added > 0:
+        bias = projection.new_zeros(len(target_vocabulary))
+        bias[-added:] = NEVER
+        spec.decoder.projection.bias = bias.numpy()
+
+    dictionary = task.target_dictionary
+    end = dictionary[dictionary.eos()]
+    spec.config.unk_token = dictionary[dictionary.unk()]
+    spec.config.bos_token = dictionary[dictionary.bos()]
+    spec.config.eos_token = end
+    spec.config.add_source_eos = True
+    start, *forced = [*target_slots, end]
+    spec.config.decoder_start_token = start
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    return spec, _Memory(slots, forced)
+
+
+def _slots(side: Any) -> Tensor:
+    """Memory as rows of the embedding table of encoder or decoder: m x C, m may be 0."""
+    memory = getattr(side, "memory", None)
+    if memory is None or memory.weight is None:
+        return side.embed_tokens.weight[:0]
+    return memory.weight / side.embed_scale
+
+
+def _names(kind: str, slots: Tensor, taken: set[str]) -> list[str]:
+    """Words for memory slots (m x C) that no dictionary has."""
+    names = [f"<{kind}-{number}>" for number in range(slots.size(0))]
+    while not taken.isdisjoint(names):
+        names = [f"<{name}>" for name in names]
+    return names
+
+
+def _position_table(side: Any) -> Tensor:
+    """Position codes of memory and of the longest text of encoder or decoder: (m+T) x C."""
+    memory, longest = getattr(side, "memory", None), side.max_positions()
+    offset = 0 if memory is None else memory.text_offset
+    # which words does not matter, only that they are no padding
+    words = torch.full((1, offset + longest), side.padding_idx + 1)
+    codes = side.embed_positions(words)[0]
+    if memory is None:
+        return codes
+    if memory.takes_positions:
+        front = codes[: memory.tokens]
+    else:
+        front = codes.new_zeros(memory.tokens, codes.size(1))
+    return torch.cat([front, codes[offset:]])
