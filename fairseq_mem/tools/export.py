@@ -55,6 +55,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import UserError
 from .files import read_checkpoint
+from .prepared import prepared
 
 FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
@@ -152,7 +153,7 @@ def export(
     if codes is not None and not codes.is_file():
         raise UserError(f"--bpe-codes {codes}: there is no such file")
     model, task = _load(checkpoint, data)
-    text = _text_settings(data, task.cfg.source_lang, tokenizer, codes)
+    text = prepared(data, task.cfg.source_lang, tokenizer, codes)
     with torch.no_grad():
         spec, memory = _convert(model, task, quantization)
     description = {
@@ -205,30 +206,6 @@ def _check_target(out: Path, force: bool) -> None:
 
 
 # ------------------------------------------------------------ what the model needs of the data
-
-
-class _Text(NamedTuple):
-    """How the training text was prepared."""
-
-    tokenizer: str | None
-    normalize: bool
-    codes: Path | None
-
-
-def _text_settings(data: Path, language: str, tokenizer: str | None, codes: Path | None) -> _Text:
-    """Find out, from what preprocess.sh left beside the data, how the source text was prepared."""
-    settings: dict[str, str] = {}
-    if (data / "settings.txt").is_file():
-        lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
-        settings = dict(line.split(" ", 1) for line in lines if " " in line)
-    if tokenizer is None:
-        tokenizer = "moses" if settings else "none"
-    moses = tokenizer == "moses"
-    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
-    # opposite direction begins with.
-    places = [codes] if codes else [data / f"code.{language}", data / "code"]
-    codes = next((path for path in places if path.is_file()), None)
-    return _Text("moses" if moses else None, moses and settings.get("normalize") == "yes", codes)
 
 
 def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import UserError
+from .prepared import prepared
 
 if TYPE_CHECKING:
     from fairseq_mem_serve import Batch, Found, Hypothesis, Translator
@@ -281,37 +282,10 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         model.eval()
         model.prepare_for_inference_(cfg)
     source, target = task.cfg.source_lang, task.cfg.target_lang
-    pipeline = TextPipeline(source, target, **text_settings(args, source))
+    codes = args.bpe_codes and Path(args.bpe_codes)
+    text = prepared(Path(args.data), source, args.tokenizer, codes)
+    pipeline = TextPipeline(source, target, **text._asdict())
     return Translator(FairseqEngine(task, models), pipeline)
-
-
-def read_settings(data: Path) -> dict[str, str]:
-    """What preprocess.sh noted about a folder of data; nothing about a folder of other origin."""
-    try:
-        lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    return dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
-
-
-def text_settings(args: argparse.Namespace, language: str) -> dict[str, Any]:
-    """How the source text was prepared: as asked for, or else as the data's settings say.
-
-    Text of another origin than preprocess.sh was binarised as it was, but for BPE.
-    """
-    data = Path(args.data)
-    settings = read_settings(data)
-    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
-    # opposite direction begins with.
-    places = [data / f"code.{language}", data / "code"]
-    if args.bpe_codes is not None:
-        places = [Path(args.bpe_codes)]
-    moses = (args.tokenizer or ("moses" if settings else "none")) == "moses"
-    return {
-        "codes": next((path for path in places if path.is_file()), None),
-        "tokenizer": "moses" if moses else None,
-        "normalize": moses and settings.get("normalize") == "yes",
-    }
 
 
 class FairseqEngine:

@@ -1,0 +1,39 @@
+"""How the text of a folder of binarised data was prepared: what preprocess.sh left beside it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Prepared(NamedTuple):
+    """What raw text needs before a model that learned from the data can read it."""
+
+    tokenizer: str | None  # "moses"
+    normalize: bool  # Moses' punctuation normalisation comes before
+    codes: Path | None  # BPE merges
+
+
+def prepared(
+    data: Path, language: str, tokenizer: str | None = None, codes: Path | None = None
+) -> Prepared:
+    """How text of ``language`` was prepared: as asked for, or else as the data's settings say.
+
+    Text of another origin than preprocess.sh was binarised as it was, but for BPE.
+
+    Args:
+        data: folder of the binarised data.
+        tokenizer: "moses", "none", or None for what the settings say.
+        codes: file of BPE merges, or None for the data's.
+    """
+    settings: dict[str, str] = {}
+    if (data / "settings.txt").is_file():
+        lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
+        settings = dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
+    moses = (tokenizer or ("moses" if settings else "none")) == "moses"
+    # With `preprocess.sh --separate` the target has merges of its own, which a model of the
+    # opposite direction begins with.
+    places = [codes] if codes else [data / f"code.{language}", data / "code"]
+    return Prepared(
+        "moses" if moses else None,
+        moses and settings.get("normalize") == "yes",
+        next((path for path in places if path.is_file()), None),
+    )
