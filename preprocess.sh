@@ -110,6 +110,8 @@ done
 [[ $max_ratio =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--max-ratio $max_ratio: give a number such as 1.5"
 workers=${workers:-$(getconf _NPROCESSORS_ONLN)}
 [[ $workers =~ ^[1-9][0-9]*$ ]] || fail "--workers $workers: give a whole number above 0"
+[ "$normalize$nonprinting" != noremove ] ||
+    fail "--remove-nonprinting is a part of normalising: leave out --no-normalize"
 [[ $source != "$target" ]] || fail "--source and --target are both $source; give two languages"
 [ "$normalize$nonprinting" != noremove ] || fail "--remove-nonprinting is a part of normalising: leave out --no-normalize"
 # fairseq reads a comma and a colon in a path as the border between two paths.
@@ -249,7 +251,9 @@ segment() {
 
 binarize() {
     local split language options command log="$partial/fairseq.log"
-    options=(--source-lang "$source" --target-lang "$target" --workers "$workers")
+    # fairseq gives all parts but the first to its workers, waits for them, then does the first one
+    # itself: small parts keep all cores busy. The data are the same.
+    options=(--source-lang "$source" --target-lang "$target" --workers "$((workers > 1 ? 4 * workers : 1))")
     [ "$separate" = yes ] || options+=(--joined-dictionary)
     for split in "${splits[@]}"; do
         options+=("--${split}pref" "$text/$split.bpe")
