@@ -113,7 +113,6 @@ workers=${workers:-$(getconf _NPROCESSORS_ONLN)}
 [ "$normalize$nonprinting" != noremove ] ||
     fail "--remove-nonprinting is a part of normalising: leave out --no-normalize"
 [[ $source != "$target" ]] || fail "--source and --target are both $source; give two languages"
-[ "$normalize$nonprinting" != noremove ] || fail "--remove-nonprinting is a part of normalising: leave out --no-normalize"
 # fairseq reads a comma and a colon in a path as the border between two paths.
 [[ $out != *[,:]* ]] || fail "--out $out: fairseq can't use a folder with , or : in its name"
 

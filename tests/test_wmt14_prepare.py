@@ -157,9 +157,7 @@ class World:
 
     def prepare(self, *options: object, **kwargs) -> subprocess.CompletedProcess:
         words = [str(SCRIPT), "--bpe", "100", "--workers", "2", *map(str, options)]
-        return subprocess.run(
-            words, env=self.environment, capture_output=True, text=True, **kwargs
-        )
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True, **kwargs)
 
     def command(self, *options: object) -> list[str]:
         """prepare.sh's first step, as it shows it: it makes the raw text."""
@@ -523,7 +521,9 @@ def test_subset_is_spread_over_the_text(world):
     lines = (world.work / "raw/train.de").read_bytes().splitlines(keepends=True)
     everything = joined("de").splitlines(keepends=True)
     assert lines == everything[9::10]
-    assert "europarl: 300 pairs read, 30 kept; dropped: 0 not valid UTF-8; 270 not in" in done.stdout
+    assert (
+        "europarl: 300 pairs read, 30 kept; dropped: 0 not valid UTF-8; 270 not in" in done.stdout
+    )
     assert len((world.work / "raw/train.en").read_bytes().splitlines()) == 60
     assert json.loads((world.work / "raw/manifest.json").read_text())["settings"]["subset"] == 60
 

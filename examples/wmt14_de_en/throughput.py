@@ -190,7 +190,9 @@ def differing(one: Path, other: Path) -> list[str]:
     names = [f"train.{language}" for language in LANGUAGES] + ["code"]
     names += [f"train.bpe.{language}" for language in LANGUAGES]
     names += [f"bin/dict.{language}.txt" for language in LANGUAGES]
-    names += [f"bin/train.de-en.{language}.{end}" for language in LANGUAGES for end in ("bin", "idx")]
+    names += [
+        f"bin/train.de-en.{language}.{end}" for language in LANGUAGES for end in ("bin", "idx")
+    ]
     return [name for name in names if not filecmp.cmp(one / name, other / name, shallow=False)]
 
 

@@ -139,7 +139,7 @@ def made_before(manifest: Path, folder: Path, remedy: str) -> dict[str, Any] | N
         files = made["files"].items()
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, AttributeError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Stop(f"{manifest} is not what prepare.sh wrote; {remedy}") from None
     for name, expected in files:
         path = folder / name
@@ -154,7 +154,11 @@ def refuse_changes(made: dict[str, Any], asked: dict[str, Any], what: str, remed
     before, now = made.get("settings", {}), asked
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     for name in changed:
-        print(f"  made with {name} {before.get(name)}", f"  asked for {name} {now.get(name)}", sep="\n")
+        print(
+            f"  made with {name} {before.get(name)}",
+            f"  asked for {name} {now.get(name)}",
+            sep="\n",
+        )
     if changed:
         sys.stdout.flush()
         raise Stop(f"{what} was made with another {', '.join(changed)} (see above); {remedy}")
@@ -220,10 +224,9 @@ def receive(url: str, part: Path, archive: Archive) -> None:
     """Adds to `part` what it lacks. Raises Broken if not all came."""
     have = size_of(part)
     # Not compressed on the way: sizes and positions are those of the file.
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     try:
+        request = urllib.request.Request(url, headers=headers)
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing at this position: another file
@@ -254,6 +257,9 @@ def receive(url: str, part: Path, archive: Archive) -> None:
                 copy_body(response, file, archive, have)
         except OSError as error:
             raise corpus.cannot_write(str(part), error) from error
+    if size_of(part) > archive.bytes:  # its length wasn't told before
+        part.unlink()
+        raise Stop(f"{url}: more than {archive.bytes:,} bytes came; set MIRROR to another server")
     if size_of(part) < archive.bytes:
         raise Broken("the connection broke")
 
@@ -265,13 +271,13 @@ def copy_body(
     next_report = start + corpus.SECONDS_BETWEEN_PROGRESS
     while have <= archive.bytes:  # a server that sends on and on is stopped
         try:
-            block = response.read(BLOCK_BYTES)
+            block = response.read1(BLOCK_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            file.flush()
             raise Broken(f"the connection broke ({error})") from None
         if not block:
             break
         file.write(block)
+        file.flush()  # to be there after a kill
         have += len(block)
         if time.monotonic() >= next_report:
             rate = (have - began_with) / (time.monotonic() - start)
@@ -295,7 +301,7 @@ def unpack(
     remedy = f"remove {manifest} and run again"
     made = made_before(manifest, folder, remedy)
     settings = {"sha256": archive.sha256}
-    if made is not None and not (redo and made["settings"] != settings):
+    if made is not None and not (redo and made.get("settings") != settings):
         refuse_changes(made, settings, str(folder / base), remedy)
         return paths, made["lines"]
     packed = fetch(archive, make_folder(downloads), mirror, retries)
@@ -359,6 +365,7 @@ def copy_members(packed: Path, archive: Archive, outputs: list[BinaryIO]) -> lis
 def write(file: BinaryIO, block: bytes) -> None:
     try:
         file.write(block)
+        file.flush()  # to be there after a kill
     except OSError as error:
         raise corpus.cannot_write(file.name, error) from error
 
@@ -407,14 +414,23 @@ def fetch_test_set(
             dataset.get_files("de-en")
             break
         except SystemExit:
-            raise Stop(f"{url} is not the file that sacreBLEU expects (see above); {remedy}") from None
+            raise Stop(
+                f"{url} is not the file that sacreBLEU expects (see above); {remedy}"
+            ) from None
         except urllib.error.HTTPError as error:
             if error.code < 500:
-                raise Stop(f"{url}: the server says {error.code} {error.reason}; {remedy}") from None
+                raise Stop(
+                    f"{url}: the server says {error.code} {error.reason}; {remedy}"
+                ) from None
             problem = f"the server says {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
             problem = f"the connection broke ({getattr(error, 'reason', None) or error!r})"
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, zlib.error, FileNotFoundError) as error:
             raise Stop(f"{url} is damaged ({error}); {remedy}") from None
         except OSError as error:
             raise corpus.cannot_write(str(error.filename or folder), error) from error
