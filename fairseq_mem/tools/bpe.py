@@ -15,6 +15,7 @@ Imported by its path, as corpus.py is run: nothing of this package is imported h
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -194,7 +195,7 @@ class Learner:
                 self.push(changed)
 
     def merge_by_word(self, left: int, right: int, merged: int, starts: Array) -> None:
-        pair, touched = pair_number(left, right), set()
+        pair, touched = pair_number(left, right), set[int]()
         actual = Counter(self.word[starts].tolist())
         wrong = self.wrong.pop(pair, {})
         still_wrong, moved = {}, []
@@ -272,7 +273,7 @@ def kept_positions(old: list[int], left: int, right: int) -> list[int]:
 
 
 def pairs_of(symbols: list[int]) -> list[int]:
-    return [pair_number(*pair) for pair in zip(symbols, symbols[1:])]
+    return [pair_number(*pair) for pair in itertools.pairwise(symbols)]
 
 
 def believed_changes(

@@ -299,7 +299,8 @@ def tokenize(arguments: argparse.Namespace) -> None:
     limits = arguments if arguments.clean else None
     languages = [arguments.source_lang, arguments.target_lang]
     outputs = [f"{arguments.output}.{language}" for language in languages]
-    progress, dropped, seen = Progress(os.path.basename(arguments.output)), Counter[str](), set()
+    progress, dropped = Progress(os.path.basename(arguments.output)), Counter[str]()
+    seen: set[bytes] = set()
     with (
         opened(arguments.source) as source,
         opened(arguments.target) as target,
@@ -394,14 +395,15 @@ class Segmented(dict[str, str]):
     def __missing__(self, word: str) -> str:
         if len(self) >= REMEMBERED_WORDS:
             self.clear()
-            self.bpe.cache.clear()  # the library's own has no bound
         self[word] = segmented = " ".join(self.bpe.segment_tokens([word]))
+        self.bpe.cache.clear()  # the library's own memory of words has no bound
         return segmented
 
     def segment_line(self, line: str) -> str:
         words = line.removesuffix("\n").split(" ")
         if "" in words or "\r" in line:
             kept: str = self.bpe.process_line(line)  # it keeps the spaces at both ends
+            self.bpe.cache.clear()
             return kept
         end = "\n" if line.endswith("\n") else ""
         return " ".join([self[word] for word in words]) + end

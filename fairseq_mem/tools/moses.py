@@ -88,8 +88,8 @@ class QuickMosesTokenizer(MosesTokenizer):
     def __init__(self, language: str) -> None:
         super().__init__(language)
         self.lower, self.alpha = frozenset(self.IsLower), frozenset(self.IsAlpha)
-        self.NONBREAKING_PREFIXES = frozenset(self.NONBREAKING_PREFIXES)
-        self.NUMERIC_ONLY_PREFIXES = frozenset(self.NUMERIC_ONLY_PREFIXES)
+        for name in ("NONBREAKING_PREFIXES", "NUMERIC_ONLY_PREFIXES"):  # lists are slow to search
+            setattr(self, name, frozenset(getattr(self, name)))
 
     def islower(self, text: str) -> bool:
         return self.lower.issuperset(text)
@@ -162,5 +162,5 @@ class Tokenizer(dict[str, Tokenized]):
                     tokenized = tokenized[0]
                 else:
                     tokenized = tokenized[1 if "0" <= following <= "9" else 2]
-            tokens.append(tokenized)  # type: ignore[arg-type]
+            tokens.append(tokenized)
         return " ".join(tokens)
