@@ -159,6 +159,7 @@ for split in "${splits[@]}"; do
     [ "$split" = train ] || limit=(--max-tokens $((max_positions - 1)))
     found=$("$PYTHON" "$corpus" check "${limit[@]}" "${prefix[$split]}.$source" "${prefix[$split]}.$target")
     settings+=$'\n'$(paste -d' ' <(printf '%s.%s\n' "$split" "$source" "$split" "$target") <(echo "$found"))
+    [ "$split" != train ] || pairs=${found##* }
     echo "$split: ${found##* } pairs"
 done
 
@@ -249,10 +250,11 @@ segment() {
 }
 
 binarize() {
-    local split language options command log="$partial/fairseq.log"
+    local split language options command log="$partial/fairseq.log" parts=$workers
     # fairseq gives all parts but the first to its workers, waits for them, then does the first one
-    # itself: small parts keep all cores busy. The data are the same.
-    options=(--source-lang "$source" --target-lang "$target" --workers "$((workers > 1 ? 4 * workers : 1))")
+    # itself: with long texts, smaller parts keep all cores busy. The data are the same.
+    [ "$pairs" -lt 50000 ] || [ "$workers" -eq 1 ] || parts=$((4 * workers))
+    options=(--source-lang "$source" --target-lang "$target" --workers "$parts")
     [ "$separate" = yes ] || options+=(--joined-dictionary)
     for split in "${splits[@]}"; do
         options+=("--${split}pref" "$text/$split.bpe")

@@ -99,7 +99,8 @@ python=$PYTHON
 PYTHON=$(command -v "$python") || fail "there is no Python $python; run 'make install', or set PYTHON"
 export PYTHON
 cd "$root"
-"$PYTHON" -c 'import sacrebleu, sacremoses, subword_nmt' 2>/dev/null ||
+"$PYTHON" -c 'from importlib.util import find_spec as find
+raise SystemExit(not all(map(find, ("sacrebleu", "sacremoses", "subword_nmt"))))' ||
     fail "$PYTHON lacks sacrebleu, sacremoses or subword-nmt; run 'make install', or set PYTHON"
 
 # ------------------------------------------------------------ the stages

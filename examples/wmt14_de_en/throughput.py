@@ -134,7 +134,7 @@ def ours(raw: Path, folder: Path, merges: int, workers: int) -> dict[str, Second
             for language in LANGUAGES
         )
     )  # fmt: skip
-    # More processes than cores, as preprocess.sh says.
+    # More processes than cores, as preprocess.sh says, for a text of more than 50,000 pairs.
     made["binarise"] = binarise(folder, 4 * workers if workers > 1 else 1)
     return made
 
