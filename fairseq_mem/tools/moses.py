@@ -113,6 +113,7 @@ class Tokenizer(dict[str, Tokenized]):
         super().__init__()
         self.library = QuickMosesTokenizer(language)
         self.plain = re.compile(f"[{self.library.IsAlnum}]+")
+        self.no_marks = frozenset(".,'`")
         # These languages' rules for apostrophes look at what is on both sides.
         self.apostrophes_join = language in ("en", "fr", "it")
 
@@ -139,6 +140,13 @@ class Tokenizer(dict[str, Tokenized]):
             return None
         if self.plain.fullmatch(word):
             return word
+        body, last = word[:-1], word[-1]
+        if self.no_marks.isdisjoint(word):
+            return self.split_marks(word)
+        if last == "," and self.no_marks.isdisjoint(body) and body:
+            return self.split_marks(body) + " ,"
+        if last == "." and self.plain.fullmatch(body):
+            return self.with_period(body)
         if word[-1] != "." or word[-2:] == "..":
             return self.by_library(word)
         # A period stays at an abbreviation, depending on what comes after it.
@@ -148,6 +156,23 @@ class Tokenizer(dict[str, Tokenized]):
         if before_lower == before_digit == before_other:
             return before_other
         return before_lower, before_digit, before_other
+
+    def split_marks(self, word: str) -> str:
+        """Of a word without `no_marks`: only these two of sacremoses' rules apply."""
+        for pattern, replacement in (
+            self.library.PAD_NOT_ISALNUM,
+            self.library.AGGRESSIVE_HYPHEN_SPLIT,
+        ):
+            word = pattern.sub(replacement, word)
+        escaped: str = self.library.escape_xml(" ".join(word.split()))
+        return escaped
+
+    def with_period(self, body: str) -> Tokenized:
+        """Of letters and digits with a period behind them."""
+        numeric = body in self.library.NUMERIC_ONLY_PREFIXES
+        if body in self.library.NONBREAKING_PREFIXES and not numeric:
+            return f"{body}."
+        return f"{body}.", f"{body}." if numeric else f"{body} .", f"{body} ."
 
     def __call__(self, text: str) -> str:
         words = text.split()
