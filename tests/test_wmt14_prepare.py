@@ -698,13 +698,13 @@ def learned_by_library(words: dict[str, int], merges: int) -> list[str]:
 
 
 def learned(words: dict[str, int], merges: int) -> list[str]:
-    return [" ".join(pair) for pair in bpe.Learner(words).merges(merges)]
+    return list(corpus.learned_merges(words, merges))
 
 
-@pytest.mark.parametrize("alphabet", ["ab", "aab.", "abcdefgh"])
+@pytest.mark.parametrize("alphabet", ["ab", "aaab", "abcdefgh"])
 @pytest.mark.parametrize("seed", range(6))
 def test_bpe_of_any_words(alphabet, seed):
-    """Few letters: symbols that come about in two ways and beside themselves."""
+    """Few letters: symbols beside themselves, pairs that overlap, many of the same count."""
     draw = random.Random(seed)
     words = {
         "".join(draw.choices(alphabet, k=draw.randint(1, 14))): draw.randint(1, 10 ** (seed % 4))
@@ -719,6 +719,11 @@ def test_bpe_of_text():
     for line in sentences(GERMAN + ENGLISH, 1500).split():
         words[line] = words.get(line, 0) + 1
     assert learned(words, 2000) == learned_by_library(words, 2000)
+
+
+def test_bpe_of_words_with_the_mark_for_their_end():
+    words = {"a</w>b": 5, "a</w>": 9, "xa": 3, "</w>": 2}
+    assert learned(words, 20) == learned_by_library(words, 20)
 
 
 def test_bpe_without_pairs():

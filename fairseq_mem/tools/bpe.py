@@ -4,10 +4,9 @@ subword-nmt keeps each word as a tuple and looks at all pairs for each merge. He
 in one array of symbols, linked to their neighbours, so that a merge is a few numpy operations on
 the places where it happens, and a heap holds the frequent pairs.
 
-subword-nmt's counts are not always those of the text: when a merge makes a symbol that another
-merge has made before (`th e` after `t he`), pairs are counted twice, which changes what is merged
-next. Such merges, those of a symbol with itself, and those of pairs that were counted wrongly are
-therefore done word by word, with the counts that subword-nmt would have.
+Each symbol comes about by one merge only: until something is merged across its ends, the same
+letters are merged in the same order wherever they stand. So the places of a symbol are those of
+the merge that made it. (Unless a word has subword-nmt's mark for its end in it: see `learnable`.)
 
 Imported by its path, as corpus.py is run: nothing of this package is imported here.
 """
@@ -15,9 +14,7 @@ Imported by its path, as corpus.py is run: nothing of this package is imported h
 from __future__ import annotations
 
 import heapq
-import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,10 +24,6 @@ Array = np.ndarray[Any, Any]
 END_OF_WORD = "</w>"
 NONE = -1  # no neighbour; no symbol any more
 SHIFT = 32  # a pair of symbols as one number: the left one's number in the upper bits
-
-
-def pair_number(left: int, right: int) -> int:
-    return left << SHIFT | right
 
 
 class Learner:
@@ -55,7 +48,7 @@ class Learner:
         kinds, symbol = np.unique(letters.astype(np.int64) << 1 | ends, return_inverse=True)
         self.symbol = symbol.astype(np.int32)
         self.names = [chr(kind >> 1) + END_OF_WORD * (kind & 1) for kind in kinds.tolist()]
-        self.number = {name: number for number, name in enumerate(self.names)}
+        self.known = set(self.names)
         self.descending = [descending(name) for name in self.names]
 
         self.following = np.arange(1, len(letters) + 1, dtype=np.int32)
@@ -75,8 +68,6 @@ class Learner:
         self.all_stats = dict(self.stats)
         self.heap: list[tuple[int, tuple[int, ...], tuple[int, ...], int]] = []
         self.threshold = 0.0
-        # How many more times subword-nmt believes a pair to be in a word than it is.
-        self.wrong: defaultdict[int, dict[int, int]] = defaultdict(dict)
 
     # ------------------------------------------------------------ which pair is next
 
@@ -150,27 +141,16 @@ class Learner:
         return (places, neighbours) if by_left else (neighbours, places)
 
     def merge(self, left: int, right: int) -> None:
-        name = self.names[left] + self.names[right]
-        merged = self.number.get(name)
-        pair = pair_number(left, right)
         starts, ends = self.find(left, right)
-        if merged is None:
-            merged = self.number[name] = len(self.names)
-            self.names.append(name)
-            self.descending.append(descending(name))
-            self.places.append(starts)
-            everywhere = left != right and pair not in self.wrong
-        else:
-            everywhere = False
-        if everywhere:
-            self.merge_everywhere(left, right, merged, starts, ends)
-        else:
-            self.merge_by_word(left, right, merged, starts)
-        self.stats[pair] = 0
-
-    def merge_everywhere(
-        self, left: int, right: int, merged: int, starts: Array, ends: Array
-    ) -> None:
+        if left == right:
+            starts = every_second(np.sort(starts), self.following)
+            ends = self.following[starts]
+        name, merged = self.names[left] + self.names[right], len(self.names)
+        assert name not in self.known, f"{name!r} comes about in two ways"
+        self.known.add(name)
+        self.names.append(name)
+        self.descending.append(descending(name))
+        self.places.append(starts)
         counts = self.count[self.word[starts]]
         before, after = self.previous[starts], self.following[ends]
         has_before, has_after = before != NONE, after != NONE
@@ -193,58 +173,15 @@ class Learner:
             for changed, change in summed(np.concatenate(pairs), both):
                 self.stats[changed] = self.stats.get(changed, 0) + change
                 self.push(changed)
-
-    def merge_by_word(self, left: int, right: int, merged: int, starts: Array) -> None:
-        pair, touched = pair_number(left, right), set[int]()
-        actual = Counter(self.word[starts].tolist())
-        wrong = self.wrong.pop(pair, {})
-        still_wrong, moved = {}, []
-        for word in sorted(actual.keys() | wrong.keys()):
-            if actual[word] + wrong.get(word, 0) < 1:
-                if actual[word]:
-                    still_wrong[word] = -actual[word]
-                continue
-            positions = list(self.positions_of(word))
-            old = self.symbol[positions].tolist()
-            kept = kept_positions(old, left, right)
-            new = [merged if at + 1 not in kept and at + 1 < len(old) else old[at] for at in kept]
-            believed = believed_changes(old, new, left, right, merged)
-            for changed, change in believed.items():
-                self.stats[changed] = self.stats.get(changed, 0) + change * int(self.count[word])
-            touched.update(believed)
-            changes = Counter(pairs_of(new))
-            changes.subtract(pairs_of(old))
-            changes[pair] = 0  # counted anew from here
-            for changed in believed.keys() | changes.keys():
-                error = believed.get(changed, 0) - changes[changed]
-                if changed == pair:
-                    still_wrong[word] = error
-                elif error:
-                    self.wrong[changed][word] = self.wrong[changed].get(word, 0) + error
-            self.relink([positions[at] for at in kept], positions, new)
-            moved += [positions[at] for at, symbol in zip(kept, new) if symbol == merged]
-        still_wrong = {word: error for word, error in still_wrong.items() if error}
-        if still_wrong:
-            self.wrong[pair] = still_wrong
-        places = np.concatenate((self.places[merged], np.array(moved, np.int32)))
-        self.places[merged] = np.unique(places)
-        for changed in touched - {pair}:
-            self.push(changed)
-
-    def positions_of(self, word: int) -> Iterator[int]:
-        position = int(self.first[word])
-        while position != NONE:
-            yield position
-            position = int(self.following[position])
-
-    def relink(self, kept: list[int], positions: list[int], symbols: list[int]) -> None:
-        self.symbol[positions] = NONE
-        self.symbol[kept] = symbols
-        self.previous[kept] = [NONE, *kept[:-1]]
-        self.following[kept] = [*kept[1:], NONE]
+        self.stats[left << SHIFT | right] = 0
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def learnable(words: Iterable[str]) -> bool:
+    """Whether the merges are subword-nmt's: no word looks like the end of another one."""
+    return not any(END_OF_WORD in word for word in words)
 
 
 def descending(name: str) -> tuple[int, ...]:
@@ -263,43 +200,10 @@ def summed(pairs: Array, counts: Array) -> Iterator[tuple[int, int]]:
     return zip(pairs[begins].tolist(), sums.tolist())
 
 
-def kept_positions(old: list[int], left: int, right: int) -> list[int]:
-    """The indices that remain when every `left right` becomes one symbol, from left to right."""
-    kept, at = [], 0
-    while at < len(old):
-        kept.append(at)
-        at += 2 if old[at] == left and old[at + 1 : at + 2] == [right] else 1
-    return kept
-
-
-def pairs_of(symbols: list[int]) -> list[int]:
-    return [pair_number(*pair) for pair in itertools.pairwise(symbols)]
-
-
-def believed_changes(
-    old: list[int], new: list[int], left: int, right: int, merged: int
-) -> dict[int, int]:
-    """How subword-nmt changes its counts when `old` becomes `new`, of one occurrence of the word.
-
-    Every `merged` in the new word counts as new, though it may have been there.
-    """
-    changes: defaultdict[int, int] = defaultdict(int)
-    at, size = 0, len(old)
-    while at < size - 1:
-        if old[at] != left or old[at + 1] != right:
-            at += 1
-            continue
-        if at:
-            changes[pair_number(old[at - 1], left)] -= 1
-        if at < size - 2:
-            comes_again = at < size - 3 and old[at + 2] == left and old[at + 3] == right
-            if not comes_again:  # otherwise counted with the next one
-                changes[pair_number(right, old[at + 2])] -= 1
-        at += 2
-    for at, symbol in enumerate(new):
-        if symbol == merged:
-            if at:
-                changes[pair_number(new[at - 1], merged)] += 1
-            if at < len(new) - 1 and new[at + 1] != merged:
-                changes[pair_number(merged, new[at + 1])] += 1
-    return changes
+def every_second(starts: Array, following: Array) -> Array:
+    """Of `a a a a a`, given the first four positions: the first and the third."""
+    in_run = np.concatenate(([False], following[starts[:-1]] == starts[1:]))
+    number = np.arange(len(starts))
+    run_begin = np.maximum.accumulate(np.where(in_run, 0, number))
+    chosen: Array = starts[(number - run_begin) % 2 == 0]
+    return chosen

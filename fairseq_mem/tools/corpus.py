@@ -16,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import importlib.util
+import io
 import itertools
 import os
 import shutil
@@ -356,6 +357,20 @@ def count_words(lines: list[bytes]) -> tuple[int, Counter[str]]:
     return len(lines), words
 
 
+def learned_merges(words: Counter[str], wanted: int) -> Iterator[str]:
+    bpe = beside("bpe")
+    if bpe.learnable(words):
+        for left, right in bpe.Learner(words).merges(wanted):
+            yield f"{left} {right}"
+        return
+    from subword_nmt.learn_bpe import learn_bpe as learn_merges
+
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    codes = io.StringIO()
+    learn_merges([f"{word} {n}" for word, n in words.items()], codes, wanted, is_dict=True)
+    yield from codes.getvalue().split("\n")[1:-1]
+
+
 def learn_bpe(arguments: argparse.Namespace) -> None:
     words: Counter[str] = Counter()
     progress = Progress("counting words")
@@ -371,8 +386,8 @@ def learn_bpe(arguments: argparse.Namespace) -> None:
     merges = 0
     with written(arguments.output) as (output,):
         output.write(b"#version: 0.2\n")
-        for left, right in beside("bpe").Learner(words).merges(arguments.merges):
-            output.write(f"{left} {right}\n".encode())
+        for merge in learned_merges(words, arguments.merges):
+            output.write(f"{merge}\n".encode())
             merges += 1
             progress.add(1)
     progress.report()
