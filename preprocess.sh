@@ -22,9 +22,12 @@ sentence a line, line N of one the translation of line N of the other.
       --bpe N            number of BPE merges (default 10000)
       --separate         own merges and own dictionary for each language
       --no-normalize     leave punctuation as it is, see below
+      --remove-nonprinting  remove control characters, soft hyphens and the like
+                         (`sacremoses normalize -c`)
       --min-words N      drop training pairs with a shorter side (default 1 word)
       --max-words N      drop training pairs with a longer side (default 250 words)
       --max-ratio R      drop training pairs of a greater length ratio (default 1.5)
+      --dedup            drop training pairs that are equal to an earlier one
       --max-positions N  longest line that the model will take, with its end mark
                          (default 1024, as in fairseq); a longer line of the
                          validation or test text is an error
@@ -60,7 +63,7 @@ corpus="$here/fairseq_mem/tools/corpus.py"
 
 declare -A prefix=() # of each split
 source='' target='' out=''
-bpe=10000 separate=no normalize=yes min_words=1 max_words=250 max_ratio=1.5
+bpe=10000 separate=no normalize=yes nonprinting=keep dedup=no min_words=1 max_words=250 max_ratio=1.5
 max_positions=1024 workers='' redo=no
 
 while [ $# -gt 0 ]; do
@@ -69,6 +72,8 @@ while [ $# -gt 0 ]; do
     -h | --help) usage && exit ;;
     --separate) separate=yes && shift && continue ;;
     --no-normalize) normalize=no && shift && continue ;;
+    --remove-nonprinting) nonprinting=remove && shift && continue ;;
+    --dedup) dedup=yes && shift && continue ;;
     --redo) redo=yes && shift && continue ;;
     esac
     [ $# -ge 2 ] || fail "$option needs a value; see --help"
@@ -105,6 +110,8 @@ done
 [[ $max_ratio =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--max-ratio $max_ratio: give a number such as 1.5"
 workers=${workers:-$(getconf _NPROCESSORS_ONLN)}
 [[ $workers =~ ^[1-9][0-9]*$ ]] || fail "--workers $workers: give a whole number above 0"
+[ "$normalize$nonprinting" != noremove ] ||
+    fail "--remove-nonprinting is a part of normalising: leave out --no-normalize"
 [[ $source != "$target" ]] || fail "--source and --target are both $source; give two languages"
 # fairseq reads a comma and a colon in a path as the border between two paths.
 [[ $out != *[,:]* ]] || fail "--out $out: fairseq can't use a folder with , or : in its name"
@@ -143,12 +150,16 @@ min-words $min_words
 max-words $max_words
 max-ratio $max_ratio
 max-positions $max_positions"
+# Only where they are not the default: data made before these options were there stays valid.
+[ "$nonprinting" = keep ] || settings+=$'\n'"nonprinting $nonprinting"
+[ "$dedup" = no ] || settings+=$'\n'"dedup $dedup"
 echo "== Checking the text"
 for split in "${splits[@]}"; do
     limit=()
     [ "$split" = train ] || limit=(--max-tokens $((max_positions - 1)))
     found=$("$PYTHON" "$corpus" check "${limit[@]}" "${prefix[$split]}.$source" "${prefix[$split]}.$target")
     settings+=$'\n'$(paste -d' ' <(printf '%s.%s\n' "$split" "$source" "$split" "$target") <(echo "$found"))
+    [ "$split" != train ] || pairs=${found##* }
     echo "$split: ${found##* } pairs"
 done
 
@@ -201,8 +212,10 @@ tokenize_and_clean() {
     for split in "${splits[@]}"; do
         options=(--source-lang "$source" --target-lang "$target" --workers "$workers")
         [ "$normalize" = yes ] || options+=(--no-normalize)
+        [ "$nonprinting" = keep ] || options+=(--remove-nonprinting)
         [ "$split" != train ] ||
             options+=(--clean --min-words "$min_words" --max-words "$max_words" --max-ratio "$max_ratio")
+        [ "$split$dedup" != trainyes ] || options+=(--dedup)
         [ -e "$text/$split.counts" ] ||
             run "$PYTHON" "$corpus" tokenize "${options[@]}" \
                 "${prefix[$split]}.$source" "${prefix[$split]}.$target" "$text/$split"
@@ -237,8 +250,11 @@ segment() {
 }
 
 binarize() {
-    local split language options command log="$partial/fairseq.log"
-    options=(--source-lang "$source" --target-lang "$target" --workers "$workers")
+    local split language options command log="$partial/fairseq.log" parts=$workers
+    # fairseq gives all parts but the first to its workers, waits for them, then does the first one
+    # itself: with long texts, smaller parts keep all cores busy. The data are the same.
+    [ "$pairs" -lt 50000 ] || [ "$workers" -eq 1 ] || parts=$((4 * workers))
+    options=(--source-lang "$source" --target-lang "$target" --workers "$parts")
     [ "$separate" = yes ] || options+=(--joined-dictionary)
     for split in "${splits[@]}"; do
         options+=("--${split}pref" "$text/$split.bpe")

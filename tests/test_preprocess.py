@@ -310,7 +310,7 @@ def test_unfinished_run_with_other_options_is_discarded(raw, tmp_path):
 
 
 def test_ctrl_c_leaves_no_partial_file(tmp_path):
-    prefix = write_pair(tmp_path, "train", 40_000)
+    prefix = write_pair(tmp_path, "train", 200_000)
     process = subprocess.Popen(
         [sys.executable, CORPUS, "tokenize", "--source-lang", "de", "--target-lang", "en",
          "--workers", "2", f"{prefix}.de", f"{prefix}.en", tmp_path / "tok"],

@@ -5,7 +5,8 @@ neither fairseq nor torch in memory: nothing of this package is imported here.
 
 Text is streamed in small chunks to all cores and written in the order of the input. The output
 equals, byte for byte, that of the libraries' own commands, `sacremoses normalize tokenize -a`
-and `subword-nmt learn-joint-bpe-and-vocab` and `apply-bpe`.
+and `subword-nmt learn-joint-bpe-and-vocab` and `apply-bpe`. What is common in language is done
+once: moses.py and bpe.py say how.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import contextlib
 import errno
 import hashlib
+import importlib.util
+import io
 import itertools
 import os
 import shutil
@@ -26,15 +29,28 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 CHUNK_LINES = 1000  # enough work to outweigh the cost of passing it between processes
+COUNT_LINES = 20_000  # the more lines are counted at once, the fewer words are passed on
 BLOCK_BYTES = 1 << 20
 SECONDS_BETWEEN_PROGRESS = 10
 
 
 class CorpusError(Exception):
     """What is wrong with the text or the disk, and what to do: one line for the user."""
+
+
+def beside(name: str) -> Any:
+    """The module in the file beside this one, without the package around it (that needs torch)."""
+    if name not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
 
 
 # ---------------------------------------------------------------- files
@@ -117,16 +133,16 @@ def worker_pool(workers: int, prepare: Callable[..., None], *arguments: Any) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def line_chunks(file: BinaryIO) -> Iterator[list[bytes]]:
-    while chunk := list(itertools.islice(file, CHUNK_LINES)):
+def line_chunks(file: BinaryIO, lines: int = CHUNK_LINES) -> Iterator[list[bytes]]:
+    while chunk := list(itertools.islice(file, lines)):
         yield chunk
 
 
 class Progress:
     """Says every few seconds how far we are; at the end how long it took."""
 
-    def __init__(self, what: str) -> None:
-        self.what, self.lines, self.start = what, 0, time.monotonic()
+    def __init__(self, what: str, unit: str = "lines") -> None:
+        self.what, self.unit, self.lines, self.start = what, unit, 0, time.monotonic()
         self.next_report = self.start + SECONDS_BETWEEN_PROGRESS
 
     def add(self, lines: int) -> None:
@@ -137,7 +153,7 @@ class Progress:
 
     def report(self) -> None:
         seconds = max(time.monotonic() - self.start, 1e-3)
-        say(f"{self.what}: {self.lines:,} lines, {self.lines / seconds:,.0f} a second")
+        say(f"{self.what}: {self.lines:,} {self.unit}, {self.lines / seconds:,.0f} a second")
 
 
 def say(message: str) -> None:
@@ -211,19 +227,15 @@ def check(arguments: argparse.Namespace) -> None:
 TOKENIZERS: list[Callable[[str], str]] = []  # of the source and of the target, in each worker
 
 
-def prepare_tokenizers(languages: list[str], normalize: bool) -> None:
-    from sacremoses import MosesPunctNormalizer, MosesTokenizer
+def prepare_tokenizers(languages: list[str], normalize: bool, printable: bool) -> None:
+    moses = beside("moses")
 
     def tokenizer(language: str) -> Callable[[str], str]:
-        normalizer = MosesPunctNormalizer(language)
-        moses = MosesTokenizer(language)
-
-        def tokenize_line(line: str) -> str:
-            text = normalizer.normalize(line) if normalize else line
-            # As fairseq's `--tokenizer moses` does it.
-            return moses.tokenize(text, aggressive_dash_splits=True, return_str=True, escape=True)
-
-        return tokenize_line
+        tokenize_line: Callable[[str], str] = moses.Tokenizer(language)
+        if not normalize:
+            return tokenize_line
+        normalize_line = moses.Normalizer(language, printable)
+        return lambda line: tokenize_line(normalize_line(line))
 
     TOKENIZERS[:] = [tokenizer(language) for language in languages]
 
@@ -240,23 +252,48 @@ def drop_rule(source: str, target: str, limits: argparse.Namespace) -> str | Non
     return None
 
 
-def tokenize_chunk(
-    chunk: tuple[list[bytes], list[bytes], argparse.Namespace | None],
-) -> tuple[bytes, bytes, Counter[str]]:
+PAIR_HASH_BYTES = 8  # of 4.5 million pairs, two are taken for one with a chance of 5e-7
+
+
+class Tokenized(NamedTuple):
+    """What a worker makes of a chunk: the kept lines, one hash for each pair, the dropped pairs."""
+
+    sources: list[bytes]
+    targets: list[bytes]
+    hashes: list[bytes]
+    dropped: Counter[str]
+
+
+def tokenize_chunk(chunk: tuple[list[bytes], list[bytes], argparse.Namespace | None]) -> Tokenized:
     sources, targets, limits = chunk
-    kept: tuple[list[str], list[str]] = ([], [])
-    dropped: Counter[str] = Counter()
+    made = Tokenized([], [], [], Counter())
     for pair in zip(sources, targets):
         source, target = (
             tokenize_line(line.decode("utf-8")) for tokenize_line, line in zip(TOKENIZERS, pair)
         )
         rule = drop_rule(source, target, limits) if limits else None
         if rule:
-            dropped[rule] += 1
+            made.dropped[rule] += 1
+            continue
+        made.sources.append(f"{source}\n".encode())
+        made.targets.append(f"{target}\n".encode())
+        if limits and limits.dedup:
+            both = made.sources[-1] + made.targets[-1]
+            made.hashes.append(hashlib.blake2b(both, digest_size=PAIR_HASH_BYTES).digest())
+    return made
+
+
+def without_repeated(made: Tokenized, seen: set[bytes]) -> Tokenized:
+    """The pairs that are not in `seen`, to which they are added."""
+    kept = Tokenized([], [], [], made.dropped)
+    for source, target, digest in zip(made.sources, made.targets, made.hashes):
+        if digest in seen:
+            kept.dropped["seen before"] += 1
         else:
-            kept[0].append(source + "\n")
-            kept[1].append(target + "\n")
-    return "".join(kept[0]).encode("utf-8"), "".join(kept[1]).encode("utf-8"), dropped
+            seen.add(digest)
+            kept.sources.append(source)
+            kept.targets.append(target)
+    return kept
 
 
 def tokenize(arguments: argparse.Namespace) -> None:
@@ -264,12 +301,17 @@ def tokenize(arguments: argparse.Namespace) -> None:
     languages = [arguments.source_lang, arguments.target_lang]
     outputs = [f"{arguments.output}.{language}" for language in languages]
     progress, dropped = Progress(os.path.basename(arguments.output)), Counter[str]()
+    seen: set[bytes] = set()
     with (
         opened(arguments.source) as source,
         opened(arguments.target) as target,
         written(*outputs, arguments.output + ".counts") as (source_out, target_out, counts_out),
         worker_pool(
-            arguments.workers, prepare_tokenizers, languages, not arguments.no_normalize
+            arguments.workers,
+            prepare_tokenizers,
+            languages,
+            not arguments.no_normalize,
+            arguments.remove_nonprinting,
         ) as pool,
     ):
         chunks = (
@@ -277,14 +319,15 @@ def tokenize(arguments: argparse.Namespace) -> None:
             for sources, targets in zip(line_chunks(source), line_chunks(target))
         )
         kept = 0
-        for sources, targets, chunk_dropped in in_order(
-            pool, tokenize_chunk, chunks, arguments.workers
-        ):
-            source_out.write(sources)
-            target_out.write(targets)
-            dropped += chunk_dropped
-            kept += sources.count(b"\n")
-            progress.add(sources.count(b"\n") + chunk_dropped.total())
+        for made in in_order(pool, tokenize_chunk, chunks, arguments.workers):
+            read = len(made.sources) + made.dropped.total()
+            if made.hashes:
+                made = without_repeated(made, seen)
+            source_out.writelines(made.sources)
+            target_out.writelines(made.targets)
+            dropped += made.dropped
+            kept += len(made.sources)
+            progress.add(read)
         if kept == 0:
             raise CorpusError(
                 f"{arguments.source}: no pair is left of {progress.lines:,} "
@@ -308,43 +351,84 @@ def prepare_nothing() -> None:
     pass
 
 
-def count_words(lines: list[bytes]) -> Counter[str]:
+def count_words(lines: list[bytes]) -> tuple[int, Counter[str]]:
     words = Counter(b"".join(lines).decode("utf-8").replace("\n", " ").split(" "))
     del words[""]
-    return words
+    return len(lines), words
+
+
+def learned_merges(words: Counter[str], wanted: int) -> Iterator[str]:
+    bpe = beside("bpe")
+    if bpe.learnable(words):
+        for left, right in bpe.Learner(words).merges(wanted):
+            yield f"{left} {right}"
+        return
+    from subword_nmt.learn_bpe import learn_bpe as learn_merges
+
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    codes = io.StringIO()
+    learn_merges([f"{word} {n}" for word, n in words.items()], codes, wanted, is_dict=True)
+    yield from codes.getvalue().split("\n")[1:-1]
 
 
 def learn_bpe(arguments: argparse.Namespace) -> None:
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # no progress bar in a log file
-    import io
-
-    from subword_nmt.learn_bpe import learn_bpe as learn_merges
-
     words: Counter[str] = Counter()
+    progress = Progress("counting words")
     with worker_pool(arguments.workers, prepare_nothing) as pool:
         for path in arguments.files:
             with opened(path) as file:
-                for counted in in_order(pool, count_words, line_chunks(file), arguments.workers):
+                chunks = line_chunks(file, COUNT_LINES)
+                for lines, counted in in_order(pool, count_words, chunks, arguments.workers):
                     words.update(counted)
-    codes = io.StringIO()
-    learn_merges(
-        [f"{word} {n}" for word, n in words.items()], codes, arguments.merges, is_dict=True
-    )
+                    progress.add(lines)
+    progress.report()
+    progress = Progress("learning BPE", "merges")
+    merges = 0
     with written(arguments.output) as (output,):
-        output.write(codes.getvalue().encode("utf-8"))
-    merges = codes.getvalue().count("\n") - 1
+        output.write(b"#version: 0.2\n")
+        for merge in learned_merges(words, arguments.merges):
+            output.write(f"{merge}\n".encode())
+            merges += 1
+            progress.add(1)
+    progress.report()
+    if merges < arguments.merges:
+        say("no pair of symbols is left that is there twice: BPE ends here")
     say(f"BPE: {merges:,} merges learned from {len(words):,} different words")
 
 
 SEGMENT_LINE: list[Callable[[str], str]] = []  # one, in each worker
+REMEMBERED_WORDS = 200_000  # in one process: some 50 MB
+
+
+class Segmented(dict[str, str]):
+    """Words and what BPE makes of them."""
+
+    def __init__(self, bpe: Any) -> None:
+        super().__init__()
+        self.bpe = bpe
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= REMEMBERED_WORDS:
+            self.clear()
+        self[word] = segmented = " ".join(self.bpe.segment_tokens([word]))
+        self.bpe.cache.clear()  # the library's own memory of words has no bound
+        return segmented
+
+    def segment_line(self, line: str) -> str:
+        words = line.removesuffix("\n").split(" ")
+        if "" in words or "\r" in line:
+            kept: str = self.bpe.process_line(line)  # it keeps the spaces at both ends
+            self.bpe.cache.clear()
+            return kept
+        end = "\n" if line.endswith("\n") else ""
+        return " ".join([self[word] for word in words]) + end
 
 
 def prepare_bpe(codes_path: str) -> None:
     from subword_nmt.apply_bpe import BPE
 
     with open(codes_path, encoding="utf-8") as codes:
-        SEGMENT_LINE[:] = [BPE(codes).process_line]
+        SEGMENT_LINE[:] = [Segmented(BPE(codes)).segment_line]
 
 
 def segment_chunk(lines: list[bytes]) -> list[bytes]:
@@ -430,7 +514,11 @@ def arguments_from_command_line() -> argparse.Namespace:
     added.add_argument("--source-lang", required=True)
     added.add_argument("--target-lang", required=True)
     added.add_argument("--no-normalize", action="store_true", help="leave punctuation as it is")
+    added.add_argument(
+        "--remove-nonprinting", action="store_true", help="remove control characters"
+    )
     added.add_argument("--clean", action="store_true", help="drop pairs by length and ratio")
+    added.add_argument("--dedup", action="store_true", help="with --clean: drop repeated pairs")
     added.add_argument("--min-words", type=int, default=1)
     added.add_argument("--max-words", type=int, default=250)
     added.add_argument("--max-ratio", type=float, default=1.5)

@@ -1,0 +1,617 @@
+"""WMT-14 German-English raw text: fetch, check, unpack, put together. prepare.sh runs it.
+
+    python wmt14.py WORK [--corpora europarl,commoncrawl,news] [--subset N] [--redo]
+
+makes WORK/raw/{train,valid,test}.{de,en}, one sentence a line. Archives are kept in
+WORK/downloads, what is needed of them in WORK/unpacked. Whatever has its final name is complete:
+it is made under another name, and a manifest says what it was made from. So a second run goes on
+where the first one ended, and text that is changed or made otherwise is noticed, not used.
+
+Environment: MIRROR, DOWNLOADS, CHECKSUMS, RETRIES, SACREBLEU; see prepare.sh --help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# By its path, so that neither fairseq nor torch is imported.
+_spec = importlib.util.spec_from_file_location("corpus", ROOT / "fairseq_mem/tools/corpus.py")
+corpus = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(corpus)
+say, Stop = corpus.say, corpus.CorpusError
+
+LANGUAGES = ("de", "en")
+BLOCK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
+
+
+class Archive(NamedTuple):
+    """Where an archive is, what it must be, and the text in it, without `.de` and `.en`."""
+
+    server: str
+    path: str
+    bytes: int
+    sha256: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+TRAIN = {
+    "europarl": Archive(
+        "http://www.statmt.org",
+        "wmt13/training-parallel-europarl-v7.tgz",
+        657_632_379,
+        "0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7",
+        "training/europarl-v7.de-en",
+    ),
+    "commoncrawl": Archive(
+        "http://www.statmt.org",
+        "wmt13/training-parallel-commoncrawl.tgz",
+        918_311_367,
+        "c7a74e2ea01ac6c920123108627e35278d4ccb5701e15428ffa34de86fa3a9e5",
+        "commoncrawl.de-en",
+    ),
+    "news": Archive(
+        "http://www.statmt.org",
+        "wmt14/training-parallel-nc-v9.tgz",
+        80_418_416,
+        "cb8953f292298e6877ae433c98912b927cb0766b303f4540512ddd286c748485",
+        "training/news-commentary-v9.de-en",
+    ),
+}
+VALID = Archive(
+    "http://data.statmt.org",
+    "wmt19/translation-task/dev.tgz",
+    38_654_961,
+    "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
+    "dev/newstest2013",
+)
+TEST_SET, TEST_ARCHIVE = "wmt14/full", "wmt14/test-full.tgz"  # as sacreBLEU calls them
+TEST_LINES = 3003
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def overridden(archive: Archive, checksums: dict[str, tuple[int, str]]) -> Archive:
+    size, digest = checksums.get(archive.name, (archive.bytes, archive.sha256))
+    return archive._replace(bytes=size, sha256=digest)
+
+
+def read_checksums() -> dict[str, tuple[int, str]]:
+    """Other sizes and sums than those of WMT's own files, from the file $CHECKSUMS."""
+    path = os.environ.get("CHECKSUMS")
+    if not path:
+        return {}
+    with corpus.opened(path) as file:
+        lines = file.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        match = re.fullmatch(r"(\S+) (\d+) ([0-9a-f]+)", line)
+        if not match:
+            raise Stop(f"{path}: {line!r} is not `NAME BYTES SUM`; mend it, or unset CHECKSUMS")
+        found[match[1]] = (int(match[2]), match[3])
+    return found
+
+
+def check_known_names(checksums: dict[str, tuple[int, str]]) -> None:
+    known = [archive.name for archive in (*TRAIN.values(), VALID)] + ["newstest2014"]
+    for name in checksums:
+        if name not in known:
+            raise Stop(f"CHECKSUMS: there is no file {name}; the names are {', '.join(known)}")
+
+
+# ---------------------------------------------------------------- manifests
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file is written to."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def made_before(manifest: Path, folder: Path, remedy: str) -> dict[str, Any] | None:
+    """The manifest, if its files are there and as they were made; None if one is missing."""
+    try:
+        made: dict[str, Any] = json.loads(manifest.read_text())
+        files = made["files"].items()
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Stop(f"{manifest} is not what prepare.sh wrote; {remedy}") from None
+    for name, expected in files:
+        path = folder / name
+        if not path.exists():
+            return None
+        if stamp(path) != expected:
+            raise Stop(f"{path} was changed after it was made; {remedy}")
+    return made
+
+
+def refuse_changes(made: dict[str, Any], asked: dict[str, Any], what: str, remedy: str) -> None:
+    before, now = made.get("settings", {}), asked
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    for name in changed:
+        print(
+            f"  made with {name} {before.get(name)}",
+            f"  asked for {name} {now.get(name)}",
+            sep="\n",
+        )
+    if changed:
+        sys.stdout.flush()
+        raise Stop(f"{what} was made with another {', '.join(changed)} (see above); {remedy}")
+
+
+# ---------------------------------------------------------------- fetch
+
+
+class Broken(Exception):
+    """The connection ended too early or didn't come about: worth another try."""
+
+
+def fetch(archive: Archive, folder: Path, mirror: str | None, retries: int) -> Path:
+    """The archive, complete and checked. What is fetched of it is kept over interruptions."""
+    path, part = folder / archive.name, folder / (archive.name + ".part")
+    if path.exists():
+        check_archive(path, archive, f"it is not WMT's; remove {path} and run again")
+        say(f"{archive.name}: there already, checked")
+        return path
+    url = f"{mirror or archive.server}/{archive.path}"
+    failures, most = 0, size_of(part)
+    while size_of(part) != archive.bytes:
+        if size_of(part) > archive.bytes:
+            say(f"{part} is longer than the whole file; fetching it anew")
+            part.unlink()
+        try:
+            receive(url, part, archive)
+        except Broken as error:
+            # What counts is whether tries in a row bring nothing.
+            failures = 1 if size_of(part) > most else failures + 1
+            most = max(most, size_of(part))
+            if failures > retries:
+                raise Stop(
+                    f"{url}: {error}; {size_of(part):,} of {archive.bytes:,} bytes are kept: run "
+                    "again to continue, or set MIRROR to another server"
+                ) from None
+            say(f"{url}: {error}; trying again (at {size_of(part):,} bytes)")
+            time.sleep(min(2 ** (failures - 1), 60))
+    try:
+        check_archive(part, archive, "it was changed on the way or at its source: don't use it")
+    except Stop:
+        part.unlink()  # so that the next run fetches it anew
+        raise
+    os.replace(part, path)
+    say(f"{archive.name}: fetched and checked")
+    return path
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def check_archive(path: Path, archive: Archive, remedy: str) -> None:
+    if (size := size_of(path)) != archive.bytes:
+        raise Stop(f"{path} has {size:,} bytes, expected {archive.bytes:,}; {remedy}")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != archive.sha256:
+        raise Stop(f"{path} has sha256 {found}, expected {archive.sha256}; {remedy}")
+
+
+def receive(url: str, part: Path, archive: Archive) -> None:
+    """Adds to `part` what it lacks. Raises Broken if not all came."""
+    have = size_of(part)
+    # Not compressed on the way: sizes and positions are those of the file.
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing at this position: another file
+            part.unlink(missing_ok=True)
+            raise Broken("the server has no bytes beyond those fetched") from None
+        if error.code in (408, 429) or error.code >= 500:
+            raise Broken(f"the server says {error.code} {error.reason}") from None
+        raise Stop(
+            f"{url}: the server says {error.code} {error.reason}; set MIRROR to a server that has "
+            f"{archive.path}, or put {archive.name} into {part.parent}"
+        ) from None
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise Broken(f"no connection ({getattr(error, 'reason', None) or error!r})") from None
+    except ValueError:
+        raise Stop(f"{url} is no address; mend MIRROR") from None
+    with response:
+        start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if response.status != 206 or not start or int(start[1]) != have:
+            have = 0  # it sends the file from its beginning
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and have + int(length) != archive.bytes:
+            raise Stop(
+                f"{url}: the server's file has {have + int(length):,} bytes, expected "
+                f"{archive.bytes:,}; it is not the file we know: set MIRROR to another server"
+            )
+        try:
+            with open(part, "ab" if have else "wb") as file:
+                copy_body(response, file, archive, have)
+        except OSError as error:
+            raise corpus.cannot_write(str(part), error) from error
+    if size_of(part) > archive.bytes:  # its length wasn't told before
+        part.unlink()
+        raise Stop(f"{url}: more than {archive.bytes:,} bytes came; set MIRROR to another server")
+    if size_of(part) < archive.bytes:
+        raise Broken("the connection broke")
+
+
+def copy_body(
+    response: http.client.HTTPResponse, file: BinaryIO, archive: Archive, have: int
+) -> None:
+    start, began_with = time.monotonic(), have
+    next_report = start + corpus.SECONDS_BETWEEN_PROGRESS
+    while have <= archive.bytes:  # a server that sends on and on is stopped
+        try:
+            block = response.read1(BLOCK_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise Broken(f"the connection broke ({error})") from None
+        if not block:
+            break
+        file.write(block)
+        file.flush()  # to be there after a kill
+        have += len(block)
+        if time.monotonic() >= next_report:
+            rate = (have - began_with) / (time.monotonic() - start)
+            say(
+                f"{archive.name}: {have >> 20:,} of {archive.bytes >> 20:,} MiB, "
+                f"{rate / 2**20:.1f} MiB a second"
+            )
+            next_report = time.monotonic() + corpus.SECONDS_BETWEEN_PROGRESS
+
+
+# ---------------------------------------------------------------- unpack
+
+
+def unpack(
+    archive: Archive, work: Path, downloads: Path, mirror: str | None, retries: int, redo: bool
+) -> tuple[dict[str, Path], int]:
+    """The two text files of an archive and their number of lines; fetches it if need be."""
+    folder, base = work / "unpacked", archive.text.rpartition("/")[2]
+    paths = {language: folder / f"{base}.{language}" for language in LANGUAGES}
+    manifest = folder / f"{base}.json"
+    remedy = f"remove {manifest} and run again"
+    made = made_before(manifest, folder, remedy)
+    settings = {"sha256": archive.sha256}
+    if made is not None and not (redo and made.get("settings") != settings):
+        refuse_changes(made, settings, str(folder / base), remedy)
+        return paths, made["lines"]
+    packed = fetch(archive, make_folder(downloads), mirror, retries)
+    make_folder(folder)
+    say(f"{archive.name}: unpacking {archive.text}.de and .en")
+    with corpus.written(*map(str, paths.values()), str(manifest)) as (*outputs, manifest_out):
+        lines = copy_members(packed, archive, outputs)
+        if len(set(lines)) > 1:
+            both = " and ".join(f"{path} has {n:,}" for path, n in zip(paths.values(), lines))
+            raise Stop(
+                f"unequal numbers of lines: {both}; line N of one must translate the other's: "
+                f"{archive.name} is damaged at its source, set MIRROR to another server"
+            )
+        made = {
+            "settings": settings,
+            "lines": lines[0],
+            "files": {
+                path.name: stamp(path.with_name(path.name + ".partial")) for path in paths.values()
+            },
+        }
+        manifest_out.write(json.dumps(made, indent=1).encode())
+    say(f"{base}: {lines[0]:,} pairs")
+    return paths, lines[0]
+
+
+def copy_members(packed: Path, archive: Archive, outputs: list[BinaryIO]) -> list[int]:
+    """Copies the text of both languages out of the archive, read once and as a stream.
+
+    Returns the numbers of lines.
+    """
+    wanted = {f"{archive.text}.{language}": at for at, language in enumerate(LANGUAGES)}
+    lines = [0] * len(wanted)
+    damaged = f"remove {packed} and run again, or set MIRROR to another server"
+    try:
+        with tarfile.open(packed, "r|gz") as tar:
+            for member in tar:
+                at = wanted.pop(member.name.removeprefix("./"), None)
+                if at is None:
+                    continue
+                text = tar.extractfile(member)
+                if text is None:
+                    raise Stop(f"{packed}: {member.name} is no file; {damaged}")
+                end = b"\n"
+                while block := text.read(BLOCK_BYTES):
+                    write(outputs[at], block)
+                    lines[at] += block.count(b"\n")
+                    end = block[-1:]
+                if end != b"\n":
+                    write(outputs[at], b"\n")
+                    lines[at] += 1
+                outputs[at].flush()
+                if not wanted:
+                    break
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise Stop(f"{packed} is truncated or damaged ({error}); {damaged}") from None
+    if wanted:
+        raise Stop(f"{packed} ends without {' and '.join(wanted)}; {damaged}")
+    return lines
+
+
+def write(file: BinaryIO, block: bytes) -> None:
+    try:
+        file.write(block)
+        file.flush()  # to be there after a kill
+    except OSError as error:
+        raise corpus.cannot_write(file.name, error) from error
+
+
+def make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise corpus.cannot_write(str(folder), error) from error
+    return folder
+
+
+# ---------------------------------------------------------------- the test set
+
+
+def fetch_test_set(
+    folder: Path, mirror: str | None, lines: int, md5: str | None, retries: int
+) -> list[Path]:
+    """newstest2014, German and English, by sacreBLEU.
+
+    From its cache ($SACREBLEU, or ~/.sacrebleu) if it is there; otherwise it is fetched into
+    `folder`, as sacreBLEU takes a file that was cut short by an interruption for whole.
+    """
+    cache = Path(os.environ.get("SACREBLEU") or Path.home() / ".sacrebleu")
+    names = [f"{TEST_SET.replace('/', '_')}.de-en.{field}" for field in ("src", "ref")]
+    cached = [cache / TEST_SET / name for name in names]
+    if all(map(Path.exists, cached)):
+        if all(count_lines(path) == lines for path in cached):
+            say(f"newstest2014: in sacreBLEU's cache {cache}")
+            return cached
+        say(f"newstest2014: not whole in sacreBLEU's cache {cache}; fetching it")
+    os.environ["SACREBLEU"] = str(folder)  # sacreBLEU reads it when it is imported
+    from sacrebleu.dataset import DATASETS
+
+    dataset = DATASETS[TEST_SET]
+    if mirror:
+        dataset.data = [f"{mirror}/{TEST_ARCHIVE}"]
+    if md5:
+        dataset.md5 = [md5]
+    url = dataset.data[0]
+    remedy = "set MIRROR to another server, or SACREBLEU to a folder where sacreBLEU has it"
+    for failures in range(1, retries + 2):
+        say(f"newstest2014: sacreBLEU fetches {url}")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            dataset.get_files("de-en")
+            break
+        except SystemExit:
+            raise Stop(
+                f"{url} is not the file that sacreBLEU expects (see above); {remedy}"
+            ) from None
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise Stop(
+                    f"{url}: the server says {error.code} {error.reason}; {remedy}"
+                ) from None
+            problem = f"the server says {error.code} {error.reason}"
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
+            problem = f"the connection broke ({getattr(error, 'reason', None) or error!r})"
+        except (tarfile.TarError, EOFError, zlib.error, FileNotFoundError) as error:
+            raise Stop(f"{url} is damaged ({error}); {remedy}") from None
+        except OSError as error:
+            raise corpus.cannot_write(str(error.filename or folder), error) from error
+        if failures > retries:
+            raise Stop(f"{url}: {problem}; run again to continue, or {remedy}")
+        say(f"{url}: {problem}; trying again")
+        time.sleep(min(2 ** (failures - 1), 60))
+    paths = [folder / TEST_SET / name for name in names]
+    for path in paths:
+        if (found := count_lines(path)) != lines:
+            raise Stop(f"{url} has {found:,} sentences, expected {lines:,}; {remedy}")
+    return paths
+
+
+def count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+
+
+# ---------------------------------------------------------------- put together
+
+# What some tools take for the end of a line or of a field.
+SPACES = bytes.maketrans(b"\t\v\f\r", b"    ")
+WIDE_SPACES = [character.encode() for character in "\u0085\u2028\u2029"]
+
+
+def tidy(lines: list[bytes]) -> list[bytes | None]:
+    """Each line with plain spaces; None instead of one that is not valid UTF-8."""
+    return [tidy_line(line) for line in lines]
+
+
+def tidy_line(line: bytes) -> bytes | None:
+    if line.isascii():
+        return line.translate(SPACES)
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    line = line.translate(SPACES)
+    for character in WIDE_SPACES:
+        line = line.replace(character, b" ")
+    return line
+
+
+def join_corpora(
+    texts: dict[str, tuple[dict[str, Path], int]], prefix: Path, subset: int | None
+) -> list[str]:
+    """All training text behind each other, or `subset` pairs at even distances. Returns counts."""
+    total = sum(lines for _, lines in texts.values())
+    wanted = min(subset or total, total)
+    counts, seen = [], 0
+    progress = corpus.Progress("raw training text")
+    outputs = [f"{prefix}.{language}" for language in LANGUAGES]
+    with corpus.written(*outputs) as (german_out, english_out):
+        for name, (paths, _) in texts.items():
+            read = kept = invalid = 0
+            with (
+                corpus.opened(str(paths["de"])) as german,
+                corpus.opened(str(paths["en"])) as english,
+            ):
+                for pairs in zip(corpus.line_chunks(german), corpus.line_chunks(english)):
+                    chosen: list[tuple[bytes, bytes]] = []
+                    for pair in zip(*map(tidy, pairs)):
+                        seen += 1
+                        if seen * wanted // total == (seen - 1) * wanted // total:
+                            continue
+                        if None in pair:
+                            invalid += 1
+                        else:
+                            chosen.append(pair)
+                    german_out.writelines(line for line, _ in chosen)
+                    english_out.writelines(line for _, line in chosen)
+                    kept += len(chosen)
+                    read += len(pairs[0])
+                    progress.add(len(pairs[0]))
+            left_out = read - kept - invalid
+            counts.append(
+                f"{name}: {read:,} pairs read, {kept:,} kept; dropped: {invalid:,} not valid UTF-8"
+                + (f"; {left_out:,} not in the subset" if subset else "")
+            )
+    progress.report()
+    return counts
+
+
+def put_together(arguments: argparse.Namespace) -> None:
+    work, corpora, subset = arguments.work, arguments.corpora, arguments.subset
+    checksums = read_checksums()
+    check_known_names(checksums)
+    trains = {name: overridden(TRAIN[name], checksums) for name in corpora}
+    valid = overridden(VALID, checksums)
+    test_lines, test_md5 = checksums.get("newstest2014", (TEST_LINES, None))
+    asked = {
+        "corpora": ",".join(corpora),
+        "subset": subset or "all",
+        "archives": [archive.sha256[:16] for archive in (*trains.values(), valid)],
+        "newstest2014": [test_lines, test_md5 or "sacreBLEU's"],
+    }
+    raw = work / "raw"
+    remedy = "set WORK to another folder, or replace it with --redo"
+    if raw.exists() and not arguments.redo:
+        if not (raw / "manifest.json").exists():
+            raise Stop(f"{raw} holds files that prepare.sh didn't make; set WORK to another folder")
+        made = made_before(raw / "manifest.json", raw, f"remove {raw} and run again")
+        if made is not None:
+            refuse_changes(made, asked, str(raw), remedy)
+            print(*made["counts"], f"{raw} is complete: nothing to do", sep="\n", flush=True)
+            return
+    mirror = (os.environ.get("MIRROR") or "").rstrip("/") or None
+    downloads = Path(os.environ.get("DOWNLOADS") or work / "downloads")
+    retries = retries_from_environment()
+    texts = {
+        name: unpack(archive, work, downloads, mirror, retries, arguments.redo)
+        for name, archive in {**trains, "valid": valid}.items()
+    }
+    valid_paths, valid_lines = texts.pop("valid")
+    partial = work / "raw.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
+    try:
+        test_paths = fetch_test_set(partial / "sacrebleu", mirror, test_lines, test_md5, retries)
+        for language, test_path in zip(LANGUAGES, test_paths):
+            copy(test_path, partial / f"test.{language}")
+            copy(valid_paths[language], partial / f"valid.{language}")
+        counts = join_corpora(texts, partial / "train", subset)
+        counts += [f"newstest2013: {valid_lines:,} pairs", f"newstest2014: {test_lines:,} pairs"]
+        shutil.rmtree(partial / "sacrebleu", ignore_errors=True)
+        files = {path.name: stamp(path) for path in sorted(partial.iterdir())}
+        made = {"settings": asked, "counts": counts, "files": files}
+        with corpus.written(str(partial / "manifest.json")) as (manifest,):
+            manifest.write(json.dumps(made, indent=1).encode())
+        shutil.rmtree(raw, ignore_errors=True)  # there only with --redo, or not whole
+        os.replace(partial, raw)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(*counts, f"{raw} is complete", sep="\n", flush=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    with corpus.opened(str(source)) as file, corpus.written(str(target)) as (output,):
+        shutil.copyfileobj(file, output)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def retries_from_environment() -> int:
+    text = os.environ.get("RETRIES") or "5"
+    if not text.isdigit():
+        raise Stop(f"RETRIES={text}: give a whole number")
+    return int(text)
+
+
+def corpora_list(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in TRAIN:
+            raise argparse.ArgumentTypeError(f"no corpus {name!r}; there are {', '.join(TRAIN)}")
+    return [name for name in TRAIN if name in names]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpora", type=corpora_list, default=list(TRAIN))
+    parser.add_argument("--subset", type=corpus.positive)
+    parser.add_argument("--redo", action="store_true")
+    parser.add_argument("work", type=Path)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        put_together(arguments)
+    except Stop as error:
+        say(f"prepare.sh: {error}")
+        sys.exit(1)
+    except OSError as error:
+        say(f"prepare.sh: {corpus.cannot_write(str(error.filename or arguments.work), error)}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("prepare.sh: interrupted; run the same command again to continue")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
