@@ -224,6 +224,21 @@ def test_integers_are_computed_with_in_spite_of_position_codes_in_float16(small,
     assert load(tmp_path / "out", about).compute_type == about["compute_type"] == "int8_float32"
 
 
+def test_the_translator_computes_as_the_folder_says(small, tmp_path):
+    serve = pytest.importorskip("fairseq_mem_serve")
+    exporter.export(small / "model.pt", small, tmp_path / "out", "int8")
+    path = tmp_path / "out" / "fairseq_mem.json"
+    for told, asked, used in (
+        ("int8_float32", "default", "int8_float32"),
+        ("float32", "default", "float32"),
+        ("float32", "int8_float32", "int8_float32"),
+    ):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(about | {"compute_type": told}), encoding="utf-8")
+        translator = serve.load_translator(tmp_path / "out", compute_type=asked, threads=1)
+        assert translator._engine._model.compute_type == used
+
+
 # ------------------------------------------------------------ what is in the folder
 
 

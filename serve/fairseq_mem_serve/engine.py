@@ -45,7 +45,9 @@ def load_translator(
         model = ctranslate2.Translator(
             str(folder),
             device=device,
-            compute_type=compute_type,
+            compute_type=description.get("compute_type", "default")
+            if compute_type == "default"
+            else compute_type,
             inter_threads=inter_threads,
             intra_threads=threads or 0,
         )
