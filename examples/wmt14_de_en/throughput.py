@@ -7,19 +7,19 @@ subword-nmt and fairseq-preprocess one after another with their defaults, and co
 they write byte by byte. Writes FOLDER/throughput.{md,json}, with the time for all of WMT-14
 projected for 2 and for 16 cores. Nothing else should run on the machine.
 
-How it is projected: with the lines, from how one and two processes compare (Amdahl's law). The
-number of different words grows more slowly than the text: learning BPE is measured on half of the
-text as well and projected with the exponent found.
+How it is projected: each stage of ours is measured on every second line as well, which tells the
+seconds for a further line (learning BPE needs fewer and fewer, as words come again: it takes less
+than projected); other numbers of cores follow from one and two processes by Amdahl's law.
 """
 
 from __future__ import annotations
 
 import argparse
 import filecmp
+import functools
 import importlib.util
 import itertools
 import json
-import math
 import os
 import platform
 import shutil
@@ -134,9 +134,18 @@ def ours(raw: Path, folder: Path, merges: int, workers: int) -> dict[str, Second
             for language in LANGUAGES
         )
     )  # fmt: skip
-    # More processes than cores, as preprocess.sh says, for a text of more than 50,000 pairs.
-    made["binarise"] = binarise(folder, 4 * workers if workers > 1 else 1)
+    made["binarise"] = binarise(folder, parts(raw, workers))
     return made
+
+
+def count_lines(path: object) -> int:
+    with open(str(path), "rb") as file:
+        return sum(1 for _ in file)
+
+
+def parts(raw: Path, workers: int) -> int:
+    """As preprocess.sh chooses them."""
+    return workers if workers == 1 or count_lines(f"{raw}.de") < 50_000 else 4 * workers
 
 
 def libraries(raw: Path, folder: Path, merges: int) -> dict[str, Seconds]:
@@ -199,11 +208,15 @@ def differing(one: Path, other: Path) -> list[str]:
 # ---------------------------------------------------------------- projecting
 
 
-def projected(one: float, two: float, cores: int, growth: float) -> float:
-    """Seconds for `growth` times the work, from those of one and of two processes (Amdahl)."""
+def more_lines(half: float, whole: float, growth: float) -> float:
+    """Seconds for `growth` times the text, from those for half of it and for all of it."""
+    return whole + max(whole - half, 0) * 2 * (growth - 1)
+
+
+def more_cores(one: float, two: float, cores: int) -> float:
+    """Seconds from those of one and of two processes (Amdahl)."""
     serial = min(max(2 * two / one - 1, 0), 1)
-    parallel = 1 - serial
-    return growth * (two if cores == 2 else one * (serial + parallel / cores))
+    return one * (serial + (1 - serial) / cores)
 
 
 def hours(seconds: float) -> str:
@@ -224,11 +237,11 @@ def report(result: dict) -> str:
     ]
     sums = [0.0] * 5
     for stage in two:
-        exponent = result["learn_exponent"] if stage == "learn BPE" else 1.0
-        on_2, on_16 = (
-            projected(one[stage]["seconds"], two[stage]["seconds"], cores, growth**exponent)
-            for cores in (2, 16)
+        one_all, two_all = (
+            more_lines(result[f"half_{workers}"][stage]["seconds"], made[stage]["seconds"], growth)
+            for workers, made in ((1, one), (2, two))
         )
+        on_2, on_16 = two_all, more_cores(one_all, two_all, 16)
         their = theirs[stage]["seconds"] if stage in theirs else 0.0
         values = (their, one[stage]["seconds"], two[stage]["seconds"], on_2, on_16)
         sums = [total + value for total, value in zip(sums, values)]
@@ -236,7 +249,6 @@ def report(result: dict) -> str:
     rows.append(row("**all**", sums, lines, max(made["mib"] for made in two.values())))
     rows += [
         "",
-        f"Learning BPE grows with the text to the power of {result['learn_exponent']:.2f}.",
         "Written byte for byte alike."
         if result["differing"] == []
         else "DIFFERENT: " + ", ".join(result["differing"] or ["not compared"]),
@@ -286,41 +298,32 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 
-    folders = {name: arguments.out / name for name in ("ours_1", "ours_2", "libraries", "half")}
+    folders = {
+        name: arguments.out / name for name in ("ours_1", "ours_2", "half_1", "half_2", "libraries")
+    }
     for folder in folders.values():
         folder.mkdir(parents=True)
     raw = arguments.out / "raw"
     for language, path in zip(LANGUAGES, (arguments.source, arguments.target)):
         with open(path, "rb") as source, open(f"{raw}.{language}", "wb") as target:
             target.writelines(itertools.islice(source, arguments.lines))
-    with open(f"{raw}.de", "rb") as file:
-        pairs = sum(1 for _ in file)
+    pairs = count_lines(f"{raw}.de")
 
     result: dict = {"pairs": pairs, "bpe": arguments.bpe, "repeat": arguments.repeat}
-    for workers in (1, 2):
-        name = f"ours_{workers}"
-        result[name] = medians(
-            lambda: ours(raw, folders[name], arguments.bpe, workers),  # noqa: B023
-            arguments.repeat,
-        )
+    half = arguments.out / "half"
     for language in LANGUAGES:
         with (
-            open(folders["ours_2"] / f"train.{language}", "rb") as source,
-            open(folders["half"] / f"train.{language}", "wb") as target,
+            open(f"{raw}.{language}", "rb") as source,
+            open(f"{half}.{language}", "wb") as target,
         ):
             target.writelines(itertools.islice(source, 0, None, 2))
-    half = medians(
-        lambda: {
-            "learn BPE": run(
-                [sys.executable, CORPUS, "learn-bpe", "--merges", arguments.bpe, "--workers", 2,
-                 "--output", folders["half"] / "code",
-                 folders["half"] / "train.de", folders["half"] / "train.en"]
+    for workers in (1, 2):
+        for kind, text in (("ours", raw), ("half", half)):
+            name = f"{kind}_{workers}"
+            result[name] = medians(
+                functools.partial(ours, text, folders[name], arguments.bpe, workers),
+                arguments.repeat,
             )
-        },
-        arguments.repeat,
-    )  # fmt: skip
-    ratio = result["ours_2"]["learn BPE"]["seconds"] / half["learn BPE"]["seconds"]
-    result["learn_exponent"] = max(math.log2(ratio), 0)
     result["libraries"], result["differing"] = {}, None
     if not arguments.no_libraries:
         result["libraries"] = medians(
