@@ -309,12 +309,18 @@ def test_unfinished_run_with_other_options_is_discarded(raw, tmp_path):
     assert "stale" not in (out / "text/train.counts").read_text()
 
 
+def heed_ctrl_c() -> None:
+    """Tests that run in the background ignore it, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_no_partial_file(tmp_path):
     prefix = write_pair(tmp_path, "train", 200_000)
     process = subprocess.Popen(
         [sys.executable, CORPUS, "tokenize", "--source-lang", "de", "--target-lang", "en",
          "--workers", "2", f"{prefix}.de", f"{prefix}.en", tmp_path / "tok"],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     while not (tmp_path / "tok.de.partial").exists():
         time.sleep(0.01)

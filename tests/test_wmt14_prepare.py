@@ -138,7 +138,7 @@ class World:
         self.know()
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SACREBLEU"},
-            "PYTHON": sys.executable, "WORK": str(self.work), "MIRROR": self.mirror.url,
+            "PYTHON": sys.executable, "VENV": "", "WORK": str(self.work), "MIRROR": self.mirror.url,
             "CHECKSUMS": str(self.checksums), "RETRIES": "1", "HOME": str(folder / "home"),
         }  # fmt: skip
         self.cache = folder / "home/.sacrebleu/wmt14/full"  # sacreBLEU's
