@@ -16,6 +16,7 @@ compat.allow_fairseq_checkpoints()
 from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
+from .models.mem_transformer_lm import MemTransformerLanguageModel
 from .optimizer import FairseqAdam
 from .options import check_command_line
 
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FairseqAdam",
     "LabelSmoothedCrossEntropyCriterion",
+    "MemTransformerLanguageModel",
     "MemTransformerModel",
     "UserError",
     "__version__",
