@@ -11,6 +11,7 @@ from . import compat
 compat.check_versions()
 compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
+compat.mend_datasets()
 
 # Models, criteria and optimizers register themselves with fairseq when they are imported.
 from .criterion import LabelSmoothedCrossEntropyCriterion
