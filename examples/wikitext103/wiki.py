@@ -130,15 +130,20 @@ def plain(markup: str) -> list[str]:
                 skipped = level if APPENDIX.fullmatch(heading[2]) else 0
             if not skipped:
                 lines.append(line)
-        elif not skipped and line[:1] not in tuple("*#:;|!{}") and "|" not in line:
-            if len(line.split()) >= SHORTEST_PARAGRAPH:
-                lines.append(line)
+        elif not skipped and is_paragraph(line):
+            lines.append(line)
     # a heading with nothing under it
     return [
         line for line, after in zip(lines, [*lines[1:], "="])
         if not line.startswith("=") or not after.startswith("=")
         or level_of(after) > level_of(line)
     ]  # fmt: skip
+
+
+def is_paragraph(line: str) -> bool:
+    """Whether a line is text: no list, no rest of a table, no single words."""
+    marks = line.startswith(tuple("*#:;|!{}")) or "|" in line
+    return not marks and len(line.split()) >= SHORTEST_PARAGRAPH
 
 
 def level_of(heading: str) -> int:
