@@ -100,7 +100,7 @@ rm -rf "$data.partial"
 "${command[@]}" >"$work/preprocess.log" 2>&1 ||
     fail "fairseq-preprocess failed: $(tail -n 1 "$work/preprocess.log")"
 {
-    echo "name $kind"
+    if [ "$kind" = small ]; then echo 'name wikipedia-small'; else echo 'name wikitext103'; fi
     (cd "$work/text" && sha256sum train.txt valid.txt test.txt)
 } >"$data.partial/settings.txt"
 mv "$data.partial" "$data"

@@ -97,6 +97,8 @@ for name in updates blocks; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^}=${!name}: give a whole number above 0"
 done
 save_every=$((updates / 20 > 100 ? updates / 20 : 100)) # what an interruption can cost
+[ "$updates" -ge "$save_every" ] || save_every=$updates
+[ $((updates % save_every)) -eq 0 ] || fail "UPDATES=$updates: give a multiple of $save_every"
 accumulate=1
 
 if [ $kind = lm ]; then
