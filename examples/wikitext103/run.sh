@@ -274,6 +274,9 @@ if [ ! -e "$run/model.pt" ]; then
         end
     fi
     [ -n "$(finished)" ] || failed "no whole checkpoint of update $updates"
+    # fairseq copies to this name: a kill may have cut it short, with no better one after it
+    python -m zipfile --test "$run/checkpoint_best.pt" >/dev/null 2>&1 ||
+        failed "$run/checkpoint_best.pt is damaged; remove the folder $run"
     cp "$run/checkpoint_best.pt" "$run/model.pt.partial"
     mv "$run/model.pt.partial" "$run/model.pt"
 fi
