@@ -275,7 +275,8 @@ if [ ! -e "$run/model.pt" ]; then
     fi
     [ -n "$(finished)" ] || failed "no whole checkpoint of update $updates"
     # fairseq copies to this name: a kill may have cut it short, with no better one after it
-    python -m zipfile --test "$run/checkpoint_best.pt" >/dev/null 2>&1 ||
+    python -c 'import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip())' \
+        "$run/checkpoint_best.pt" 2>/dev/null ||
         failed "$run/checkpoint_best.pt is damaged; remove the folder $run"
     cp "$run/checkpoint_best.pt" "$run/model.pt.partial"
     mv "$run/model.pt.partial" "$run/model.pt"
