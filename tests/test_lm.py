@@ -171,6 +171,18 @@ def test_a_padded_batch_equals_each_text_alone(options):
         torch.testing.assert_close(batch[row : row + 1, :length], alone, **EXACT)
 
 
+@every_variant
+def test_padding_on_the_left_changes_nothing_either(options):
+    model = build_lm(**options)
+    moved = torch.full_like(INPUT, dictionary().pad())
+    for row, length in enumerate([6, 3, 8]):
+        moved[row, 8 - length :] = INPUT[row, :length]
+    batch = scores(model, moved)
+    for row, length in enumerate([6, 3, 8]):
+        alone = scores(model, INPUT[row : row + 1, :length])
+        torch.testing.assert_close(batch[row : row + 1, 8 - length :], alone, **EXACT)
+
+
 def test_a_row_of_nothing_but_padding_gives_no_nan():
     model = build_lm().train()
     tokens = INPUT.clone()

@@ -65,8 +65,9 @@ def wheel_of(folder: Path, articles: int) -> Path:
         + f"\n== Part ==\nThe number {n} stands here once.</text></revision></page>"
         for n in range(articles)
     ]
-    pages.append("<page><title>R</title><ns>0</ns><redirect title='T1'/></page>")
-    pages.append("<page><title>Talk</title><ns>1</ns></page>")
+    words = "#REDIRECT [[T1]] " * 200
+    pages.append(f"<page><title>TR</title><ns>0</ns><text>{words}</text></page>")
+    pages.append(pages[0].replace("T0", "TTalk").replace("<ns>0", "<ns>1"))
     namespace = "http://www.mediawiki.org/xml/export-0.10/"
     xml = f"<mediawiki xmlns='{namespace}'>{''.join(pages)}</mediawiki>"
     with zipfile.ZipFile(folder / wiki.WHEEL, "w") as wheel:

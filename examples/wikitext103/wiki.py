@@ -90,12 +90,12 @@ def fetch(cache: Path) -> Path:
 
 
 def articles(wheel: Path) -> Iterator[tuple[str, str]]:
-    """Title and wiki markup of every page that is an article."""
+    """Title and wiki markup of every article; a redirection is one without text."""
     with zipfile.ZipFile(wheel) as zipped, zipped.open(ARTICLES) as packed:
         root = ElementTree.parse(bz2.open(packed)).getroot()
     space = root.tag.removesuffix("mediawiki")
     for page in root.iter(f"{space}page"):
-        if page.findtext(f"{space}ns") == "0" and page.find(f"{space}redirect") is None:
+        if page.findtext(f"{space}ns") == "0":
             yield page.findtext(f"{space}title") or "", page.findtext(f".//{space}text") or ""
 
 
