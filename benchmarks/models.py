@@ -11,6 +11,7 @@ from typing import Any
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
@@ -66,5 +67,5 @@ def build_trainer(flags: str, words: Dictionary) -> Trainer:
     cfg = parse(flags)
     # fairseq-train takes --bf16 for a wish for a TPU (it sets "tpu"); we mean a GPU
     cfg.common.tpu = False
-    task = TranslationTask(cfg.task, words, words)
+    task = TASK_REGISTRY[cfg.task._name](cfg.task, words, words)
     return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))

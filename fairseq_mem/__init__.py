@@ -11,11 +11,13 @@ from . import compat
 compat.check_versions()
 compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
+compat.mend_datasets()
 
 # Models, criteria and optimizers register themselves with fairseq when they are imported.
 from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
+from .models.mem_transformer_lm import MemTransformerLanguageModel
 from .optimizer import FairseqAdam
 from .options import check_command_line
 
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FairseqAdam",
     "LabelSmoothedCrossEntropyCriterion",
+    "MemTransformerLanguageModel",
     "MemTransformerModel",
     "UserError",
     "__version__",

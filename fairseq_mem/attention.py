@@ -167,8 +167,11 @@ class FusedAttention(MultiheadAttention):
             if self.lesion == "zero-read" and hidden is not None:
                 weights = weights.masked_fill(hidden, 0.0)
             x = F.dropout(weights.type_as(v), dropout) @ v
-            weights = weights.unflatten(2, (beam, length)).transpose(1, 2).flatten(0, 1)
-            weights = weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
+            if need_weights or need_head_weights:
+                weights = weights.unflatten(2, (beam, length)).transpose(1, 2).flatten(0, 1)
+                weights = weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
+            else:
+                weights = None
         else:
             allowed = ~mask if mask is not None and mask.dtype == torch.bool else mask
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)

@@ -8,6 +8,8 @@ before the first ``import fairseq``.
 import argparse
 import logging
 from importlib import metadata
+from types import SimpleNamespace
+from typing import Any
 
 from .errors import UserError
 
@@ -66,3 +68,27 @@ def allow_fairseq_checkpoints() -> None:
     import torch
 
     torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+class _Numpy:
+    """numpy, and the one name that numpy 2 has dropped and fairseq still says."""
+
+    compat = SimpleNamespace(long=int)
+
+    def __getattr__(self, name: str) -> Any:
+        import numpy
+
+        return getattr(numpy, name)
+
+
+def mend_datasets() -> None:
+    """Let fairseq's datasets work with numpy 2, which has no ``np.compat.long``.
+
+    Without it ``fairseq-generate`` and ``fairseq-interactive`` fail for every language model.
+    """
+    import numpy
+    from fairseq.data import language_pair_dataset, token_block_dataset
+
+    if not hasattr(numpy, "compat"):
+        for module in (language_pair_dataset, token_block_dataset):
+            module.np = _Numpy()

@@ -36,20 +36,18 @@ def _no_lesion(text: str) -> str:
     )
 
 
-def add_memory_args(parser: Any) -> None:
-    """Add the memory options to fairseq's group of model-specific arguments.
+def add_memory_args(parser: Any, text: str = "encoder's input") -> None:
+    """Add the memory options of all models to fairseq's group of model-specific arguments.
 
     No option has a default here: it would win over the architecture's preset.
+
+    Args:
+        text: what memory stands in front of.
     """
     # fmt: off
     parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
-                        help="memory tokens in front of the encoder's input; "
+                        help=f"memory tokens in front of the {text}; "
                              "0 is exactly fairseq's model")
-    parser.add_argument("--memory-decoder-tokens", type=_token_count, metavar="N",
-                        help="memory tokens in front of the decoder's input, under the causal "
-                             "mask (default 0, as in the paper)")
-    parser.add_argument("--memory-update", choices=sorted(UPDATES),
-                        help="how the encoder's memory is updated (set by the architecture)")
     parser.add_argument("--memory-init-std", type=float, metavar="S",
                         help="standard deviation of the initial memory (default: the scale of "
                              "the embedded text: 1, or d^-0.5 with --no-scale-embedding)")
@@ -64,6 +62,17 @@ def add_memory_args(parser: Any) -> None:
     parser.add_argument("--memory-lesion", type=_no_lesion, metavar="{none,no-read,zero-read}",
                         help="at inference, through --model-overrides: hide memory from the text, "
                              "before the softmax (no-read) or after it (zero-read)")
+    # fmt: on
+
+
+def add_two_sided_memory_args(parser: Any) -> None:
+    """Add the options of models with an encoder and a decoder."""
+    # fmt: off
+    parser.add_argument("--memory-decoder-tokens", type=_token_count, metavar="N",
+                        help="memory tokens in front of the decoder's input, under the causal "
+                             "mask (default 0, as in the paper)")
+    parser.add_argument("--memory-update", choices=sorted(UPDATES),
+                        help="how the encoder's memory is updated (set by the architecture)")
     parser.add_argument("--memory-lesion-scope", choices=LESION_SCOPES,
                         help="where: in the encoder (default), in the decoder's attention to the "
                              "encoder (cross), in the decoder's self-attention, or in all three")
@@ -126,7 +135,7 @@ def check_memory_options(args: Any) -> None:
                 f"--{side}-xformers-att-config does not know memory; leave it out: attention "
                 "already runs through torch's fused kernels"
             )
-    if args.cross_self_attention and memory > 0:
+    if memory > 0 and getattr(args, "cross_self_attention", False):
         raise UserError(
             "--cross-self-attention concatenates the encoder's output with the decoder's input, "
             "where memory has no place of its own; leave it out, or set --memory-tokens 0"

@@ -27,6 +27,7 @@ def bench(tmp_path, *arguments, check=True):
             {"fairseq", "mem-10", "mem-bottleneck-20"},
         ),
         ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
+        ("language", ["--lengths", "30"], {"fairseq-lm", "mem-lm-10"}),
         ("length", ["--sizes", "small", "--lengths", "64", "128", "--modes", "inference"], set()),
     ],
 )

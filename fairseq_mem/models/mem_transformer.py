@@ -1,6 +1,5 @@
 """fairseq's ``transformer`` with memory tokens: the paper's four models and their sizes."""
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +12,13 @@ from torch import Tensor
 
 from ..decoder import MemTransformerDecoder
 from ..encoder import MemTransformerEncoder
-from ..memory import fit_checkpoint
-from ..options import add_memory_args, check_memory_options, set_memory_defaults
-
-logger = logging.getLogger(__name__)
+from ..options import (
+    add_memory_args,
+    add_two_sided_memory_args,
+    check_memory_options,
+    set_memory_defaults,
+)
+from .memory_model import MemoryModel
 
 
 class Translation(NamedTuple):
@@ -67,20 +69,19 @@ class MemTransformerHub(GeneratorHubInterface):
 
 
 @register_model("mem_transformer")
-class MemTransformerModel(TransformerModel):
+class MemTransformerModel(MemoryModel, TransformerModel):
     """fairseq's ``transformer`` with trainable memory tokens (arXiv 2006.11527).
 
     At ``--memory-tokens 0`` (and update ``shared``) it is built of fairseq's own encoder and
     decoder, and nothing of ours runs.
     """
 
-    has_memory = True  # tells options.check_command_line which architectures are ours
-
     @classmethod
     def add_args(cls, parser: Any) -> None:
         """Add fairseq's options for ``transformer`` and ours."""
         super().add_args(parser)
         add_memory_args(parser)
+        add_two_sided_memory_args(parser)
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "MemTransformerModel":
@@ -92,9 +93,7 @@ class MemTransformerModel(TransformerModel):
         _base(args)  # what an older checkpoint lacks; present values stay
         check_memory_options(args)
         model = super().build_model(args, task)
-        if args.memory_only:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad = not {"memory", "controller"}.isdisjoint(name.split("."))
+        model.freeze_for(args)
         return model
 
     @classmethod
@@ -111,27 +110,10 @@ class MemTransformerModel(TransformerModel):
             return super().build_decoder(cfg, tgt_dict, embed_tokens)
         return MemTransformerDecoder(cfg, tgt_dict, embed_tokens, cfg.no_cross_attention)
 
-    def prepare_for_inference_(self, cfg: Any) -> None:
-        """Hook of fairseq's, before inference: to bfloat16, if that is wanted and gains time."""
-        if self.args.memory_bf16 and next(self.parameters()).device.type == "cpu":
-            if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-                self.bfloat16()
-            else:
-                logger.warning("memory_bf16: this CPU has no bfloat16; computing in float32")
-        super().prepare_for_inference_(cfg)
-
     def set_beam_size(self, beam_size: int) -> None:
         """Hook of fairseq's generator: hypotheses come in groups of ``beam_size`` a sentence."""
         if isinstance(self.encoder, MemTransformerEncoder):
             self.encoder.beam_size = beam_size
-
-    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Fit a checkpoint's memory to ours; called by fairseq before every load."""
-        super().upgrade_state_dict_named(state_dict, name)
-        prefix = f"{name}." if name else ""
-        for side, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            memory = getattr(part, "memory", None)
-            fit_checkpoint(state_dict, f"{prefix}{side}.memory", memory, self.args.memory_grow)
 
     @classmethod
     def from_pretrained(

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# WikiText-103, or a few articles for a trial: fetch, check, binarise. See --help.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: examples/wikitext103/prepare.sh [--small]
+
+Fetches WikiText-103 (word level: the words outside its vocabulary are <unk>), checks it, unpacks and
+binarises it into WORK/data-bin. With --small: the hundred Wikipedia articles that gensim's wheel
+brings (27 MB, by pip), made into text of the same style, into WORK/small/data-bin; words that occur
+less than three times in its training text are <unk>. Stop it at any point and run it again: it
+continues, and does nothing twice.
+
+  WORK=FOLDER     everything made here (default examples/wikitext103/work)
+  CACHE=FOLDER    the downloads (default WORK/cache)
+  URL=ADDRESS     the archive wikitext-103-v1.zip (default https://wikitext.smerity.com/...)
+  SHA256=NUMBER   its checksum
+  WORKERS=N       processes for binarising (default: the number of cores)
+  VENV=FOLDER     the environment of `make install` (default .venv)
+HELP
+}
+
+fail() {
+    echo "prepare.sh: $*" >&2
+    exit 1
+}
+
+kind=wikitext103
+case ${1:-} in
+-h | --help) usage && exit ;;
+--small) kind=small ;;
+'') ;;
+*) fail "unknown argument $1; see --help" ;;
+esac
+
+from_here() { # a path that stays right after cd
+    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
+}
+
+work=examples/wikitext103/work venv=.venv cache=''
+[ -z "${WORK:-}" ] || work=$(from_here "$WORK")
+[ -z "${CACHE:-}" ] || cache=$(from_here "$CACHE")
+[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
+command -v fairseq-preprocess >/dev/null ||
+    fail "fairseq-preprocess is not there; run 'make install', or set VENV"
+cache=${cache:-$work/cache}
+mkdir -p "$cache" || fail "cannot make $cache; set WORK to a folder that can be written to"
+workers=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
+[[ $workers =~ ^[1-9][0-9]*$ ]] || fail "WORKERS=$workers: give a whole number above 0"
+[ "$kind" = wikitext103 ] || work=$work/small
+data=$work/data-bin
+if [ -e "$data/settings.txt" ]; then
+    echo "$data is there: nothing to do"
+    exit
+fi
+
+# ------------------------------------------------------------ fetch
+
+# The authors' address (s3.amazonaws.com/research.metamind.io) is gone; this is its author's mirror.
+url=${URL:-https://wikitext.smerity.com/wikitext-103-v1.zip}
+checksum=${SHA256:-242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590}
+archive=$cache/wikitext-103-v1.zip
+
+is_right() { [ "$(sha256sum "$1" | cut -c 1-64)" = "$checksum" ]; }
+
+source=$cache
+if [ "$kind" = wikitext103 ]; then
+    source=$archive
+    if [ ! -e "$archive" ]; then
+        command -v curl >/dev/null || fail "curl is not there; install it, or put the archive at $archive"
+        echo "== Fetching $url, 190 MB"
+        curl --fail --location --retry 3 --continue-at - --output "$archive.partial" "$url" ||
+            fail "cannot fetch $url; run again to continue, set URL to another mirror, or put the archive at $archive"
+        if ! is_right "$archive.partial"; then
+            rm "$archive.partial"
+            fail "what $url gave has not sha256 $checksum and is removed; set URL to another mirror"
+        fi
+        mv "$archive.partial" "$archive"
+    fi
+    is_right "$archive" || fail "$archive has not sha256 $checksum; remove it and run again"
+fi
+
+# ------------------------------------------------------------ text, numbers
+
+if [ ! -d "$work/text" ]; then
+    echo "== The text: $work/text"
+    python examples/wikitext103/wiki.py "$kind" "$source" "$work/text" || exit 1
+fi
+echo "== Binarising: $data"
+command=(
+    fairseq-preprocess --only-source --workers "$workers" --destdir "$data.partial"
+    --trainpref "$work/text/train.txt" --validpref "$work/text/valid.txt" --testpref "$work/text/test.txt"
+)
+[ "$kind" = wikitext103 ] || command+=(--thresholdsrc 3)
+echo "+ ${command[*]}"
+rm -rf "$data.partial"
+"${command[@]}" >"$work/preprocess.log" 2>&1 ||
+    fail "fairseq-preprocess failed: $(tail -n 1 "$work/preprocess.log")"
+{
+    if [ "$kind" = small ]; then echo 'name wikipedia-small'; else echo 'name wikitext103'; fi
+    (cd "$work/text" && sha256sum train.txt valid.txt test.txt)
+} >"$data.partial/settings.txt"
+mv "$data.partial" "$data"
+grep -o '[0-9]* sents, [0-9]* tokens, .*' "$work/preprocess.log"
+echo "$data is ready: $(wc -l <"$data/dict.txt") words in the dictionary"

@@ -1,0 +1,299 @@
+#!/usr/bin/env bash
+# One language model: train it, take its best checkpoint, evaluate it. See --help.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: examples/wikitext103/run.sh MODEL SEED
+
+MODEL is one of
+  baseline          fairseq's transformer_lm
+  mem-N             the same with N memory tokens in front of every block
+  xl-baseline       Transformer-XL
+  xl-mem-N          with N memory tokens in front of every segment (paper: 20)
+  xl-recurrent-N-K  with N memory tokens handed on, back-propagation through K segments
+
+Trains it, evaluates the checkpoint with the best validation loss with fairseq-eval-lm, a model with
+memory also with what is attended to memory set to zero (zero-read), and writes
+RUNS/SIZE/MODEL/seed-SEED/result.json, which `fairseq-mem report` reads. Models of a kind get the
+same flags but those of their memory. Stop it at any point and run it again: it continues.
+
+  DATA=FOLDER      binarised data (default examples/wikitext103/work/data-bin, by prepare.sh; for
+                   trial examples/wikitext103/work/small/data-bin, by prepare.sh --small)
+  RUNS=FOLDER      the runs (default examples/wikitext103/runs)
+  SIZE=NAME        wiki103: 16 layers, as published (default): transformer_lm_wiki103 with adaptive
+                   input and softmax; Transformer-XL with d 410, segment and cache 150
+                   trial: 4 layers of 256, block or segment 150, minutes on two CPU cores
+  UPDATES=N        length of the training (default: wiki103 286000, Transformer-XL 200000; trial 800)
+  BLOCKS=N         how many blocks or rows one device reads at a time (default: wiki103 1 of 3072
+                   words, Transformer-XL 60 over all devices; trial 20)
+  GPUS=N           devices (default: those of this machine; 0 = CPU)
+  TRAIN_FLAGS=...  more flags for fairseq-train
+  DRY_RUN=1        show the commands only
+  VENV=FOLDER      the environment of `make install` (default .venv)
+HELP
+}
+
+fail() {
+    echo "run.sh: $*" >&2
+    exit 1
+}
+
+case ${1:-} in -h | --help) usage && exit ;; esac
+[ $# -eq 2 ] || fail "give a model and a seed, for instance: run.sh mem-10 1 (see --help)"
+model=$1 seed=$2
+[[ $seed =~ ^[0-9]+$ ]] || fail "seed $seed: give a whole number"
+
+# ------------------------------------------------------------ the settings
+
+from_here() { # a path that stays right after cd
+    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
+}
+
+size=${SIZE:-wiki103}
+work=examples/wikitext103/work
+case $size in
+wiki103) data=$work/data-bin ;;
+trial) data=$work/small/data-bin ;;
+*) fail "SIZE=$size: give wiki103 or trial" ;;
+esac
+runs=examples/wikitext103/runs venv=.venv
+[ -z "${DATA:-}" ] || data=$(from_here "$DATA")
+[ -z "${RUNS:-}" ] || runs=$(from_here "$RUNS")
+[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# Short, and the same on every machine, for what lies in the repository.
+data=${data#"$PWD"/} runs=${runs#"$PWD"/}
+[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
+command -v fairseq-train fairseq-mem >/dev/null ||
+    fail "fairseq-train or fairseq-mem is not there; run 'make install', or set VENV"
+[ -e "$data/settings.txt" ] ||
+    fail "$data is no data of prepare.sh (no settings.txt in it); run prepare.sh, or set DATA"
+gpus=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
+[[ $gpus =~ ^[0-9]+$ ]] || fail "GPUS=$gpus: give a whole number"
+devices=$((gpus > 0 ? gpus : 1))
+
+# ------------------------------------------------------------ the model
+
+kind=lm label='' tokens=0 segments=0
+if [[ $model =~ ^(xl-)?mem-([1-9][0-9]*)$ ]]; then
+    tokens=${BASH_REMATCH[2]}
+elif [[ $model =~ ^xl-recurrent-([1-9][0-9]*)-([1-9][0-9]*)$ ]]; then
+    tokens=${BASH_REMATCH[1]} segments=${BASH_REMATCH[2]}
+elif [[ ! $model =~ ^(xl-)?baseline$ ]]; then
+    fail "there is no model $model; see --help"
+fi
+case $model in xl-*) kind=xl ;; esac
+
+block=150 blocks=20 updates=800 # trial; Transformer-XL at size wiki103 has the same segment
+case $size-$kind in
+wiki103-lm) block=3072 blocks=1 updates=286000 ;;
+wiki103-xl) blocks=$((60 / devices > 0 ? 60 / devices : 1)) updates=200000 ;;
+esac
+# A recurrent model reads several segments in an update: of fewer rows, as many words.
+[ "$segments" -lt 2 ] || blocks=$((blocks / segments > 0 ? blocks / segments : 1))
+updates=${UPDATES:-$updates} blocks=${BLOCKS:-$blocks}
+for name in updates blocks; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^}=${!name}: give a whole number above 0"
+done
+save_every=$((updates / 20 > 100 ? updates / 20 : 100)) # what an interruption can cost
+[ "$updates" -ge "$save_every" ] || save_every=$updates
+[ $((updates % save_every)) -eq 0 ] || fail "UPDATES=$updates: give a multiple of $save_every"
+accumulate=1
+
+if [ $kind = lm ]; then
+    label=transformer_lm arch=(--arch transformer_lm)
+    [ "$tokens" -eq 0 ] || label="with memory $tokens" arch=(--arch mem_transformer_lm --memory-tokens "$tokens")
+    [ "$size" = trial ] || arch[1]+=_wiki103
+    task=(--task language_modeling --sample-break-mode none)
+else
+    label=Transformer-XL arch=(--arch mem_transformer_xl --memory-tokens "$tokens")
+    [ "$tokens" -eq 0 ] || label+=" with memory $tokens"
+    if [ "$segments" -gt 0 ]; then
+        arch+=(--memory-recurrence "$segments")
+        label+=", recurrent over $segments"
+    fi
+    task=(--task streaming_language_modeling)
+fi
+
+# ------------------------------------------------------------ how it is trained and evaluated
+
+batches=(--batch-size "$blocks")
+validation=(--batch-size-valid 10)
+case $size-$kind in
+wiki103-lm) # fairseq's recipe for its adaptive language model
+    accumulate=$((24 / devices > 0 ? 24 / devices : 1)) # 3 batches on each of 8 devices
+    schedule=(
+        --criterion adaptive_loss --optimizer nag --clip-norm 0.1 --lr 1.0 --min-lr 0.0001
+        --lr-scheduler cosine --t-mult 2 --lr-shrink 0.75 --warmup-updates 16000
+        --warmup-init-lr 1e-7 --lr-period-updates 270000 --stop-min-lr 1e-9
+    )
+    validation=(--batch-size-valid 1)
+    evaluate=(--batch-size 2 --tokens-per-sample 512 --context-window 400)
+    ;;
+wiki103-xl) # the authors'
+    arch+=(--cache-length 150)
+    schedule=(--criterion adaptive_loss --optimizer adam --lr 2.5e-4 --lr-scheduler cosine --clip-norm 0.25)
+    evaluate=(--tokens-per-sample 150)
+    ;;
+trial-*)
+    arch+=(
+        --decoder-layers 4 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-attention-heads 4
+        --decoder-normalize-before --dropout 0.3
+    )
+    schedule=(
+        --criterion cross_entropy --optimizer adam_fused --adam-betas '(0.9, 0.98)' --weight-decay 0.01
+        --clip-norm 1 --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 100
+        --total-num-update "$updates"
+    )
+    if [ $kind = lm ]; then
+        arch+=(--decoder-input-dim 256 --decoder-output-dim 256 --share-decoder-input-output-embed)
+        evaluate=(--batch-size 20 --tokens-per-sample 150 --context-window 75)
+    else
+        arch+=(--cache-length 150 --adaptive-softmax-cutoff '')
+        evaluate=(--tokens-per-sample 150)
+    fi
+    ;;
+esac
+[[ " ${schedule[*]} " != *" adaptive_loss "* ]] || schedule+=(--ddp-backend legacy_ddp)
+device=(--fp16) evaluation_device=()
+[ "$gpus" -gt 0 ] || device=(--cpu) evaluation_device=(--cpu)
+more=()
+[ -z "${TRAIN_FLAGS:-}" ] || read -ra more <<<"$TRAIN_FLAGS"
+
+run=$runs/$size/$model/seed-$seed
+train=(
+    fairseq-train "$data" --user-dir fairseq_mem "${task[@]}" --tokens-per-sample "$block"
+    # the model
+    "${arch[@]}"
+    # how it learns, and how long
+    "${schedule[@]}" --max-update "$updates"
+    # batches
+    "${batches[@]}" --update-freq "$accumulate" --required-batch-size-multiple 1 "${validation[@]}"
+    --seed "$seed" "${device[@]}" --num-workers 0
+    # checkpoints; fairseq's checkpoint_last.pt is a copy that a kill can cut short
+    --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
+    --keep-interval-updates 2 --keep-last-epochs 1 --no-last-checkpoints
+    --log-format simple --log-interval 20
+    "${more[@]}"
+)
+evaluate=(
+    fairseq-eval-lm "$data" --user-dir fairseq_mem --path "$run/model.pt" "${task[@]}"
+    "${evaluate[@]}" --num-workers 0 "${evaluation_device[@]}"
+)
+lesion=(--model-overrides "{'memory_lesion': 'zero-read'}")
+evaluations=(valid test)
+[ "$tokens" -eq 0 ] || evaluations+=(test-zero-read)
+
+show() { # a command, so that it can be copied
+    printf '+'
+    printf ' %q' "$@"
+    printf '\n'
+}
+
+evaluation() { # of valid, test, or test-zero-read
+    command=("${evaluate[@]}" --gen-subset "${1%%-*}")
+    [ "$1" != test-zero-read ] || command+=("${lesion[@]}")
+}
+
+show_all() {
+    show "${train[@]}"
+    for name in "${evaluations[@]}"; do
+        evaluation "$name"
+        show "${command[@]}"
+    done
+}
+
+if [ -n "${DRY_RUN:-}" ]; then
+    show_all
+    exit
+fi
+
+# ------------------------------------------------------------ the run's folder
+
+mkdir -p "$run" || fail "cannot make $run; set RUNS to a folder that can be written to"
+exec 9>>"$run/lock" || fail "cannot write in $run; set RUNS to a folder that can be written to"
+if command -v flock >/dev/null; then
+    flock -n 9 || fail "$run is being trained already; wait for it, or give another model or seed"
+fi
+python examples/wmt14_de_en/result.py settings "$run" \
+    model="$model" label="$label" size="$size" seed:="$seed" \
+    data="$(sed -n 's/^name //p' "$data/settings.txt")" \
+    data_sha256="$(sha256sum "$data/settings.txt" | cut -c 1-16)" \
+    updates:="$updates" arch="${arch[1]}" memory_tokens:="$tokens" memory_recurrence:="$segments" \
+    words_per_update:="$((block * blocks * devices * accumulate * (segments > 1 ? segments : 1)))" \
+    train_flags="${TRAIN_FLAGS:-}" || exit 1
+if [ -e "$run/result.json" ]; then
+    echo "$run is finished: nothing to do"
+    exit
+fi
+
+stage='' stage_start=0
+begin() { # stage, title
+    stage=$1 stage_start=$SECONDS
+    echo "== $model, seed $seed: $2"
+}
+end() { # adds to the stage's seconds, over interruptions too
+    [ -n "$stage" ] || return 0
+    local seconds="$run/seconds.$stage"
+    echo $((SECONDS - stage_start + $(cat "$seconds" 2>/dev/null || echo 0))) >"$seconds.new"
+    mv "$seconds.new" "$seconds"
+    stage=''
+}
+failed() { # leaves word for the report
+    echo "$*" >"$run/failed.txt"
+    end
+    fail "$* (run again to continue)"
+}
+trap end EXIT
+trap 'end; echo "run.sh: $model, seed $seed: stopped; run it again to continue" >&2; exit 130' INT TERM
+rm -f "$run/failed.txt"
+
+# glibc gives large blocks of memory back to the kernel after every use; keeping them makes
+# training about 4 % faster. OpenMP's threads don't burn a core while they wait.
+[ "$gpus" -gt 0 ] || export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000 OMP_WAIT_POLICY=PASSIVE
+
+# ------------------------------------------------------------ train
+
+finished() { # the last checkpoint of a training that reached its end
+    python scripts/newest_checkpoint.py "$run" "$updates"
+}
+
+if [ ! -e "$run/model.pt" ]; then
+    if [ -z "$(finished)" ]; then
+        begin train "training, $updates updates"
+        newest=$(python scripts/newest_checkpoint.py "$run")
+        [ -z "$newest" ] || train+=(--restore-file "$newest")
+        show "${train[@]}"
+        echo "  (everything it says is in $run/train.log)"
+        "${train[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
+            -e "s/.*train_inner.* ppl=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: perplexity \1, \2 words a second/p" \
+            -e "s/.*\| valid on 'valid' subset \| .*ppl ([0-9.]+) .*/  $model, seed $seed: validation: perplexity \1/p" || {
+            failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
+        }
+        end
+    fi
+    [ -n "$(finished)" ] || failed "no whole checkpoint of update $updates"
+    # fairseq copies to this name: a kill may have cut it short, with no better one after it
+    python -c 'import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip())' \
+        "$run/checkpoint_best.pt" 2>/dev/null ||
+        failed "$run/checkpoint_best.pt is damaged; remove the folder $run"
+    cp "$run/checkpoint_best.pt" "$run/model.pt.partial"
+    mv "$run/model.pt.partial" "$run/model.pt"
+fi
+
+# ------------------------------------------------------------ evaluate
+
+for name in "${evaluations[@]}"; do
+    if [ ! -e "$run/$name.txt" ]; then
+        begin evaluate "perplexity of $name"
+        evaluation "$name"
+        show "${command[@]}"
+        "${command[@]}" >"$run/$name.partial" 2>&1 ||
+            failed "fairseq-eval-lm failed: $(tail -n 1 "$run/$name.partial")"
+        mv "$run/$name.partial" "$run/$name.txt"
+        end
+    fi
+done
+show_all | sed "s/^+ //" >"$run/commands.txt"
+python examples/wikitext103/finish.py "$run" "${evaluations[@]}" || failed "no result; see above"

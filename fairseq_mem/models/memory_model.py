@@ -1,0 +1,41 @@
+"""What all our models have in common: how they train, load and compute with memory."""
+
+import logging
+from typing import Any
+
+import torch
+from fairseq.models import BaseFairseqModel
+
+from ..memory import fit_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class MemoryModel(BaseFairseqModel):
+    """A model whose ``encoder`` or ``decoder`` has :class:`MemoryTokens` named ``memory``."""
+
+    has_memory = True  # tells options.check_command_line which architectures are ours
+    args: Any
+
+    def freeze_for(self, args: Any) -> None:
+        """Apply ``--memory-only``: whatever is not memory or its controller is not trained."""
+        if args.memory_only:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad = not {"memory", "controller"}.isdisjoint(name.split("."))
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Hook of fairseq's, before inference: to bfloat16, if that is wanted and gains time."""
+        if self.args.memory_bf16 and next(self.parameters()).device.type == "cpu":
+            if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                self.bfloat16()
+            else:
+                logger.warning("memory_bf16: this CPU has no bfloat16; computing in float32")
+        super().prepare_for_inference_(cfg)
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Fit a checkpoint's memory to ours; called by fairseq before every load."""
+        super().upgrade_state_dict_named(state_dict, name)
+        prefix = f"{name}." if name else ""
+        for side in ("encoder", "decoder"):
+            memory = getattr(getattr(self, side, None), "memory", None)
+            fit_checkpoint(state_dict, f"{prefix}{side}.memory", memory, self.args.memory_grow)
