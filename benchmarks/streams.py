@@ -94,7 +94,9 @@ class Training:
 
         flags = model_flags(self.name, self.size, SEGMENT, SEGMENT)
         task, cfg = build(f"{flags} {device_flags(device, self.dtype)}", self.words)
-        trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+        trainer = Trainer(
+            cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+        )
         length = getattr(task, "piece", SEGMENT)
         samples = batches(self.words, ROWS, length, getattr(task, "segment", None))
 

@@ -141,7 +141,9 @@ class RelativeAttention(nn.Module):
         precise = torch.promote_types(scores.dtype, torch.float32)
         weights = torch.softmax(scores, dim=2, dtype=precise)
         if self.lesion == "zero-read" and memory > 0:
-            weights = torch.cat([torch.zeros_like(weights[:, :, :memory]), weights[:, :, memory:]], 2)
+            weights = torch.cat(
+                [torch.zeros_like(weights[:, :, :memory]), weights[:, :, memory:]], 2
+            )
         weights = self.dropout_module(weights.to(v.dtype))
         return (weights @ v).unflatten(0, (heads, batch))
 

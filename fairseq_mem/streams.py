@@ -6,6 +6,7 @@ predicted once, from the word before it and on (the first from the end-of-senten
 the loss is over the same words as with fairseq's own blocks.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ class StreamBatches(torch.utils.data.Dataset):
         self.segment, self.pad = segment, pad
         total, first = len(stream), rows.worker * rows.batch
         bounds = [row * total // rows.all for row in range(first, first + rows.batch + 1)]
-        self.spans = list(zip(bounds, bounds[1:]))
+        self.spans = list(pairwise(bounds))
         self.longest = -(-total // rows.all)  # of all workers: they all have as many batches
 
     def __len__(self) -> int:
@@ -83,8 +84,9 @@ class StreamBatches(torch.utils.data.Dataset):
         words = torch.full((batch, length + 1), self.pad)  # the word before, then the piece
         for row, (start, stop) in enumerate(self.spans):
             start += position
-            part = self.stream.read(start - 1, min(start + length, stop)) if start < stop else []
-            words[row, : len(part)] = torch.as_tensor(part, dtype=torch.long)
+            if start < stop:
+                part = self.stream.read(start - 1, min(start + length, stop))
+                words[row, : len(part)] = part
         target = words[:, 1:].contiguous()
         return {
             "id": torch.arange(batch) + self.rows.worker * batch,

@@ -14,7 +14,7 @@ the next segment's memory, and memory sees all of its group.
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +149,7 @@ class XLDecoder(FairseqDecoder):
         memory: MemoryTokens | None,
     ) -> None:
         super().__init__(dictionary)
-        self.embed_tokens = embed_tokens
+        self.embed_tokens: Any = embed_tokens
         self.embed_dim = args.decoder_embed_dim
         self.memory = memory
         self.recurrent = args.memory_recurrence > 0 and memory is not None
@@ -247,7 +247,7 @@ class XLDecoder(FairseqDecoder):
         if self.clamp_distance > 0:
             distances = distances.clamp(max=self.clamp_distance)
         codes = self.dropout_module(distance_codes(distances, self.embed_dim).to(x.dtype))
-        return [layer.self_attn.positions(codes) for layer in self.layers]
+        return [cast(XLLayer, layer).self_attn.positions(codes) for layer in self.layers]
 
     def _state(self, rows: int, position: int | None) -> StreamState:
         """The state in which ``rows`` rows come to ``position``."""

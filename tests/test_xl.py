@@ -17,8 +17,10 @@ from toy import dictionary
 
 from fairseq_mem import UserError
 from fairseq_mem.options import check_command_line
+from fairseq_mem.relative_attention import RelativeAttention, distance_codes
 from fairseq_mem.streams import Rows, StreamBatches, TokenStream, check_length
 from fairseq_mem.tasks.streaming_language_modeling import StreamingLanguageModelingTask
+from fairseq_mem.xl_decoder import StreamState
 
 EXACT = dict(rtol=0, atol=1e-10)
 
@@ -101,8 +103,6 @@ def test_cached_evaluation_equals_one_long_pass_without_a_cache(segment, trainin
 
 
 def test_attention_gradients():
-    from fairseq_mem.relative_attention import RelativeAttention, distance_codes
-
     attention = RelativeAttention(4, 2, 0.0).double()
     codes = distance_codes(torch.arange(5, -1, -1), 4)
 
@@ -120,12 +120,8 @@ def test_distances_beyond_the_limit_are_the_limit():
     tokens = words(1, 9)
     assert not torch.allclose(features(near, tokens), features(far, tokens))
     torch.testing.assert_close(features(near, tokens[:, :4]), features(far, tokens[:, :4]), **EXACT)
-    from fairseq_mem.relative_attention import distance_codes
-
-    x = torch.zeros(1, dtype=torch.float64)
-    model = near.decoder
-    (positions,) = {id(p): p for p in model._positions(8, x, SimpleNamespace(positions=[]))[:1]
-                    }.values()  # fmt: skip
+    model, x = near.decoder, torch.zeros(1, dtype=torch.float64)
+    positions = model._positions(8, x, StreamState())[0]
     three = model.layers[0].self_attn.positions(distance_codes(torch.tensor([3]), 16))
     torch.testing.assert_close(positions[:, :, :6], three.expand(-1, -1, 6), **EXACT)
 
@@ -141,8 +137,10 @@ def changed(model, where: int, tokens, **options) -> torch.Tensor:
     return (before - after).abs().amax(dim=(0, 2)) > 1e-9
 
 
-@pytest.mark.parametrize("memory", [dict(), dict(memory_tokens=3),
-                                    dict(memory_tokens=3, memory_recurrence=2)], ids=str)  # fmt: skip
+MEMORIES = [dict(), dict(memory_tokens=3), dict(memory_tokens=3, memory_recurrence=2)]
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=str)
 def test_no_word_sees_the_future(memory):
     model = build(**memory)
     tokens = words(1, 12)
@@ -162,11 +160,11 @@ def test_memory_alone_carries_over_three_segments_without_a_cache():
 
 
 def test_the_cache_reaches_its_length_a_layer():
-    """Two layers, segments of 4, a cache of 2: position 8 ahead of what 1 can reach."""
+    """Two layers, segments of 4, a cache of 2."""
     reached = changed(build(cache_length=2), 1, words(1, 16), segment=4)
-    assert not reached[4:].any()  # word 1 is not among the last two of its segment
+    assert reached[1:8].all() and not reached[8:].any()  # through the states of words 2 and 3
     reached = changed(build(cache_length=2), 3, words(1, 16), segment=4)
-    assert reached[3:8].all() and not reached[12:].any()
+    assert reached[3:12].all() and not reached[12:].any()
 
 
 @pytest.mark.parametrize("segments", [1, 2, 3])
@@ -195,10 +193,12 @@ def test_gradients_reach_back_exactly_k_segments(segments):
 def test_every_parameter_gets_a_gradient(options):
     model = build(**options).train()
     tokens = words(2, 13)
-    net_output = model(tokens[:, :-1], segment=4, position=0)
-    sample = {"target": tokens[:, 1:]}
-    log_probs = model.get_normalized_probs(net_output, log_probs=True, sample=sample)
-    log_probs.gather(2, tokens[:, 1:, None]).sum().backward()
+    out, target = model(tokens[:, :-1], segment=4, position=0)[0], tokens[:, 1:].flatten()
+    if model.decoder.adaptive_softmax is None:
+        torch.nn.functional.cross_entropy(out.flatten(0, 1), target).backward()
+    else:
+        parts = zip(*model.decoder.adaptive_softmax(out, target), strict=True)
+        sum(torch.nn.functional.cross_entropy(*part) for part in parts).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
@@ -218,12 +218,20 @@ def test_the_presets():
     from fairseq.models import ARCH_CONFIG_REGISTRY
 
     ARCH_CONFIG_REGISTRY["mem_transformer_xl"](args)
-    assert (args.decoder_layers, args.decoder_embed_dim, args.decoder_ffn_embed_dim) == (16, 410, 2100)
+    assert (args.decoder_layers, args.decoder_embed_dim, args.decoder_ffn_embed_dim) == (
+        16,
+        410,
+        2100,
+    )
     assert (args.decoder_attention_heads, args.dropout, args.attention_dropout) == (10, 0.1, 0.0)
     assert (args.tokens_per_sample, args.cache_length, args.memory_tokens) == (150, 150, 20)
     small = SimpleNamespace(dropout=0.3)
     ARCH_CONFIG_REGISTRY["mem_transformer_xl_small"](small)
-    assert (small.decoder_layers, small.decoder_embed_dim, small.activation_dropout) == (4, 128, 0.3)
+    assert (small.decoder_layers, small.decoder_embed_dim, small.activation_dropout) == (
+        4,
+        128,
+        0.3,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -264,9 +272,7 @@ def test_position_0_begins_afresh(caplog):
         assert not caplog.messages
         torch.testing.assert_close(again, first, **EXACT)
         # a place that nobody has read up to: empty, and one line
-        torch.testing.assert_close(
-            features(model, tokens, segment=4, position=800), first, **EXACT
-        )
+        torch.testing.assert_close(features(model, tokens, segment=4, position=800), first, **EXACT)
         assert len(caplog.messages) == 1 and "800 words" in caplog.messages[0]
 
 
@@ -326,7 +332,9 @@ def text(length: int) -> TokenStream:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_word_is_predicted_once_from_the_one_before(total, workers):
     batch, seen = 2, []
-    parts = [StreamBatches(text(total), Rows(batch, workers, n), 4, 2, pad=1) for n in range(workers)]
+    parts = [
+        StreamBatches(text(total), Rows(batch, workers, n), 4, 2, pad=1) for n in range(workers)
+    ]
     assert len({len(part) for part in parts}) == 1
     for part in parts:
         rows: list[list[int]] = [[] for _ in range(batch)]
@@ -361,9 +369,7 @@ def test_padding_at_the_end_of_a_row_changes_nothing():
             together[row].append(logits[row][sample["target"][row].ne(1)])
     for row, (start, stop) in enumerate(batches.spans):
         alone = batches.stream.read(start - 1, stop)[None, :-1]
-        torch.testing.assert_close(
-            torch.cat(together[row]), model(alone, segment=2)[0][0], **EXACT
-        )
+        torch.testing.assert_close(torch.cat(together[row]), model(alone, segment=2)[0][0], **EXACT)
 
 
 def text_of(tokens: torch.Tensor) -> TokenStream:
@@ -372,7 +378,7 @@ def text_of(tokens: torch.Tensor) -> TokenStream:
 
 @pytest.mark.parametrize("total, rows, segment, cache, said", [
     (0, Rows(1), 4, 4, "'train' is empty"),
-    (30, Rows(4, 2), 4, 0, "30 tokens, 3 for each of 8 rows .* segment of 4; give a smaller --batch-size"),
+    (30, Rows(4, 2), 4, 0, "30 tokens, 3 for each of 8 rows .* segment of 4; give"),
     (30, Rows(4), 4, 9, "7 for each of 4 rows .* cache of 9"),
     (3, Rows(1), 4, 9, None),
     (32, Rows(4, 2), 4, 4, None),
@@ -485,9 +491,6 @@ def train(data, save_dir, *arguments, criterion="cross_entropy", **kwargs):
 
 def losses(done) -> dict[int, str]:
     """The training loss of every update, as logged."""
-    found = re.findall(
-        r'"loss": "([\d.]+)".*?"num_updates": "(\d+)"', (done.stdout + done.stderr)
-    )
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "train_inner" in line]
     found = [re.search(r'"loss": "([\d.]+)".*"num_updates": "(\d+)"', line) for line in lines]
     return {int(match[2]): match[1] for match in found}

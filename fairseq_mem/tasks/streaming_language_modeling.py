@@ -86,7 +86,9 @@ class StreamingLanguageModelingTask(FairseqTask):
         folder = utils.split_paths(cfg.data or "")[:1]
         path = os.path.join(folder[0] if folder else "", "dict.txt")
         if not os.path.exists(path):
-            raise UserError(f"{path} does not exist; binarise with fairseq-preprocess --only-source")
+            raise UserError(
+                f"{path} does not exist; binarise with fairseq-preprocess --only-source"
+            )
         self.dictionary = Dictionary.load(path)
         logger.info(f"dictionary: {len(self.dictionary)} types")
         self.segment = self.piece = cfg.tokens_per_sample
@@ -128,12 +130,15 @@ class StreamingLanguageModelingTask(FairseqTask):
         """Build the criterion.
 
         Raises:
-            UserError: an adaptive loss for a model without an adaptive softmax.
+            UserError: an adaptive loss for a model without an adaptive softmax, or the reverse.
         """
-        adaptive = self.decoder is None or self.decoder.adaptive_softmax is not None
-        if getattr(cfg, "_name", None) == "adaptive_loss" and not adaptive:
+        adaptive = self.decoder is not None and self.decoder.adaptive_softmax is not None
+        if adaptive != (getattr(cfg, "_name", None) == "adaptive_loss"):
             raise UserError(
-                "--criterion adaptive_loss needs --adaptive-softmax-cutoff below the "
+                "the model's adaptive softmax needs --criterion adaptive_loss --ddp-backend "
+                "legacy_ddp; or give --adaptive-softmax-cutoff '' for one softmax over all words"
+                if adaptive
+                else "--criterion adaptive_loss needs --adaptive-softmax-cutoff below the "
                 f"{len(self.dictionary)} words of the dictionary; or take --criterion cross_entropy"
             )
         return super().build_criterion(cfg, from_checkpoint)
@@ -189,9 +194,9 @@ class StreamingLanguageModelingTask(FairseqTask):
             )
         names = ("num_shards", "shard_id", "num_workers", "data_buffer_size")
         chosen = {name: kwargs[name] for name in names if name in kwargs}
-        return self.get_batch_iterator(
-            dataset, max_sentences=batch_size, **chosen
-        ).next_epoch_itr(shuffle=False)
+        return self.get_batch_iterator(dataset, max_sentences=batch_size, **chosen).next_epoch_itr(
+            shuffle=False
+        )
 
     def build_generator(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: fairseq's beam search knows no segments and no cache of them."""
