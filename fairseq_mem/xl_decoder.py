@@ -160,8 +160,9 @@ class XLDecoder(FairseqDecoder):
         self.dropout_module = Dropout(args.dropout, module_name=type(self).__name__)
         self.adaptive_softmax = adaptive_softmax
         if adaptive_softmax is None:
-            self.output_projection = nn.Linear(self.embed_dim, len(dictionary), bias=False)
-            self.output_projection.weight = embed_tokens.weight
+            projection = nn.Linear(self.embed_dim, len(dictionary), bias=False)
+            projection.weight = self.embed_tokens.weight
+            self.output_projection = projection
         self.streams: dict[bool, StreamState] = {}
 
     def forward(

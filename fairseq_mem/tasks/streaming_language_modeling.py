@@ -7,10 +7,11 @@ cache, and validation leaves training's cache alone. Checkpoints in the middle o
 state of the rows, and training resumes from them as if it had not been interrupted.
 """
 
+# ruff: noqa: UP045
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq import utils
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 class StreamingLanguageModelingConfig(FairseqDataclass):
     """The task's options."""
 
-    data: str | None = field(default=None, metadata={"help": "folder of the binarised data"})
-    tokens_per_sample: int | None = field(
+    # fairseq's parser knows Optional[...], not ... | None
+    data: Optional[str] = field(default=None, metadata={"help": "folder of the binarised data"})
+    tokens_per_sample: Optional[int] = field(
         default=None,
         metadata={"help": "length of a segment (default: the architecture's; in evaluation that "
                           "of training)"},
@@ -41,7 +43,7 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
     self_target: bool = field(default=False, metadata={"help": "refused: it has been read"})
     past_target: bool = field(default=False, metadata={"help": "refused: it has been read"})
     future_target: bool = field(default=False, metadata={"help": "what is predicted anyway"})
-    batch_size: int | None = II("dataset.batch_size")
+    batch_size: Optional[int] = II("dataset.batch_size")
 
 
 class StreamIterator(EpochBatchIterator):
@@ -70,8 +72,8 @@ class StreamingLanguageModelingTask(FairseqTask):
 
     gives_streams = True  # the model asks
 
-    def __init__(self, cfg: Any) -> None:
-        super().__init__(cfg)
+    def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        super().__init__(cfg, **kwargs)
         for name in ("self_target", "past_target"):
             if getattr(cfg, name, False):
                 raise UserError(
