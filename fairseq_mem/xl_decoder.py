@@ -144,12 +144,12 @@ class XLDecoder(FairseqDecoder):
         self,
         args: Any,
         dictionary: Any,
-        embed_tokens: nn.Module,
+        embed_tokens: Any,
         adaptive_softmax: nn.Module | None,
         memory: MemoryTokens | None,
     ) -> None:
         super().__init__(dictionary)
-        self.embed_tokens: Any = embed_tokens
+        self.embed_tokens = embed_tokens
         self.embed_dim = args.decoder_embed_dim
         self.memory = memory
         self.recurrent = args.memory_recurrence > 0 and memory is not None
@@ -160,9 +160,8 @@ class XLDecoder(FairseqDecoder):
         self.dropout_module = Dropout(args.dropout, module_name=type(self).__name__)
         self.adaptive_softmax = adaptive_softmax
         if adaptive_softmax is None:
-            projection = nn.Linear(self.embed_dim, len(dictionary), bias=False)
-            projection.weight = self.embed_tokens.weight
-            self.output_projection = projection
+            self.output_projection = nn.Linear(self.embed_dim, len(dictionary), bias=False)
+            self.output_projection.weight = embed_tokens.weight
         self.streams: dict[bool, StreamState] = {}
 
     def forward(

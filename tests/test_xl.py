@@ -569,29 +569,30 @@ def test_eval_lm_in_a_fresh_process_with_the_options_of_training(streams, model)
 
 
 @pytest.mark.cli
-@pytest.mark.parametrize(
-    "segment, overrides",
-    [(5, dict(cache_length=20)), (16, dict(cache_length=0, memory_tokens=1)),
-     (8, dict(memory_tokens=0)), (None, dict(tokens_per_sample=3))],
-)  # fmt: skip
+@pytest.mark.parametrize("segment, overrides", [
+    (5, dict(cache_length=20)), (None, dict(tokens_per_sample=3, cache_length=0, memory_tokens=1)),
+])  # fmt: skip
 def test_eval_lm_with_another_segment_and_cache(streams, model, segment, overrides):
     checkpoint = model[0] / "checkpoint_last.pt"
     chosen = ["--model-overrides", overrides]
     chosen += [] if segment is None else ["--tokens-per-sample", segment]
     expected = expected_loss(streams, checkpoint, segment or 3, **overrides)
     assert eval_lm(streams, checkpoint, *chosen) == pytest.approx(expected, abs=1e-5)
-    if segment == 5:  # rows beside each other begin without context: another loss, all words
-        rows = eval_lm(streams, checkpoint, *chosen, "--batch-size", "3")
-        assert rows != expected and rows == pytest.approx(expected, abs=0.1)
+    if segment is None:
+        return
+    # rows beside each other begin without context: the same words, another loss
+    rows = eval_lm(streams, checkpoint, *chosen, "--batch-size", "3")
+    assert rows != expected and rows == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.cli
+@pytest.mark.slow
 def test_validate_reads_the_options_of_training(streams, model):
     checkpoint = model[0] / "checkpoint_last.pt"
     done = fairseq(
         "validate", streams, "--path", checkpoint, *EVALUATE, "--batch-size", "1",
         "--valid-subset", "test", "--log-format", "json",
-        "--model-overrides", "{'tokens_per_sample': 5, 'cache_length': 20}",
+        "--tokens-per-sample", "5", "--model-overrides", "{'cache_length': 20}",
     )  # fmt: skip
     loss = float(re.search(r'"test_loss": "([\d.]+)"', done.stdout + done.stderr)[1])
     assert loss == pytest.approx(expected_loss(streams, checkpoint, 5, cache_length=20), abs=2e-3)
@@ -665,7 +666,4 @@ def test_adaptive_softmax_over_two_epochs(streams, tmp_path):
         "--ddp-backend", "legacy_ddp", "--max-epoch", "2", criterion="adaptive_loss",
     )  # fmt: skip
     assert "nothing is known" not in done.stdout + done.stderr
-    evaluated(fairseq(
-        "eval-lm", streams, "--path", tmp_path / "checkpoint_best.pt", "--cpu",
-        "--task", "streaming_language_modeling", "--gen-subset", "valid", "--batch-size", "2",
-    ))  # fmt: skip
+    assert eval_lm(streams, tmp_path / "checkpoint_best.pt", "--batch-size", "2") < 5
