@@ -14,7 +14,7 @@ LESION_SCOPES = ("encoder", "cross", "decoder", "all")
 MAX_MEMORY_TOKENS = 4096  # the paper uses at most 20; more than this is a slip of the keyboard
 
 
-def token_count(text: str) -> int:
+def _token_count(text: str) -> int:
     try:
         count = int(text)
     except ValueError:
@@ -26,7 +26,7 @@ def token_count(text: str) -> int:
     return count
 
 
-def no_lesion(text: str) -> str:
+def _no_lesion(text: str) -> str:
     """Only training commands parse our options, and a lesion is for a trained model."""
     if text == "none":
         return text
@@ -42,10 +42,10 @@ def add_memory_args(parser: Any) -> None:
     No option has a default here: it would win over the architecture's preset.
     """
     # fmt: off
-    parser.add_argument("--memory-tokens", type=token_count, metavar="N",
+    parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
                         help="memory tokens in front of the encoder's input; "
                              "0 is exactly fairseq's model")
-    parser.add_argument("--memory-decoder-tokens", type=token_count, metavar="N",
+    parser.add_argument("--memory-decoder-tokens", type=_token_count, metavar="N",
                         help="memory tokens in front of the decoder's input, under the causal "
                              "mask (default 0, as in the paper)")
     parser.add_argument("--memory-update", choices=sorted(UPDATES),
@@ -61,7 +61,7 @@ def add_memory_args(parser: Any) -> None:
     parser.add_argument("--memory-grow", action="store_true",
                         help="accept a checkpoint with fewer memory tokens than asked for; the "
                              "missing ones are freshly initialised")
-    parser.add_argument("--memory-lesion", type=no_lesion, metavar="{none,no-read,zero-read}",
+    parser.add_argument("--memory-lesion", type=_no_lesion, metavar="{none,no-read,zero-read}",
                         help="at inference, through --model-overrides: hide memory from the text, "
                              "before the softmax (no-read) or after it (zero-read)")
     parser.add_argument("--memory-lesion-scope", choices=LESION_SCOPES,

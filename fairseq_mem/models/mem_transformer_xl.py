@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..memory import MemoryTokens, fit_checkpoint
-from ..options import LESIONS, MAX_MEMORY_TOKENS, no_lesion, token_count
+from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count
 from ..xl_decoder import StreamState, XLDecoder
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class MemTransformerXLModel(FairseqLanguageModel):
                             help="words before the segment whose states are kept for it; 0: none")
         parser.add_argument("--clamp-distance", type=int, metavar="N",
                             help="treat distances above N as N; 0 (default): no limit")
-        parser.add_argument("--memory-tokens", type=token_count, metavar="N",
+        parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
                             help="memory tokens in front of every segment; 0 is Transformer-XL")
         parser.add_argument("--memory-recurrence", type=int, metavar="K",
                             help="hand memory on from segment to segment, with back-propagation "
@@ -81,7 +81,7 @@ class MemTransformerXLModel(FairseqLanguageModel):
         parser.add_argument("--memory-grow", action="store_true",
                             help="accept a checkpoint with fewer memory tokens than asked for; "
                                  "the missing ones are freshly initialised")
-        parser.add_argument("--memory-lesion", type=no_lesion,
+        parser.add_argument("--memory-lesion", type=_no_lesion,
                             metavar="{none,no-read,zero-read}",
                             help="at inference, through --model-overrides: hide memory from the "
                                  "text, before the softmax (no-read) or after it (zero-read)")
