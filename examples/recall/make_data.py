@@ -1,6 +1,6 @@
 """Writes the recall task: some letters, many dots, and the same letters again.
 
-    keep g b d . . . . . . . . . . . . . . . . . . . . . recall g b d
+    keep g 3 B . . . . . . . . . . . . . . . . . . . . . recall g 3 B
 
 In training the number of dots varies from none to DOTS, so that what is near teaches what is far;
 in testing there are always DOTS of them.
@@ -12,8 +12,7 @@ import random
 import sys
 from pathlib import Path
 
-LETTERS = "abcdefgh"
-KEPT = 3  # letters a line
+KEPT = ("abcdefgh", "12345678", "ABCDEFGH")  # one of each
 DOTS = 40
 SIZES = {"train": 20_000, "valid": 200, "test": 500}
 
@@ -26,9 +25,9 @@ def main() -> None:
     for split, size in SIZES.items():
         lines = []
         for _ in range(size):
-            letters = generator.choices(LETTERS, k=KEPT)
+            kept = [generator.choice(kind) for kind in KEPT]
             dots = generator.randint(0, DOTS) if split == "train" else DOTS
-            lines.append(" ".join(["keep", *letters, *["."] * dots, "recall", *letters]))
+            lines.append(" ".join(["keep", *kept, *["."] * dots, "recall", *kept]))
         (folder / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -91,8 +91,8 @@ if [ ! -e "$run/test.txt" ]; then
         --gen-subset test --output-word-probs --cpu
     )
     echo "+ ${evaluate[*]}"
-    "${evaluate[@]}" >"$run/test.partial" 2>"$run/test.log" || {
-        tail -n 3 "$run/test.log" >&2
+    "${evaluate[@]}" >"$run/test.partial" 2>&1 || {
+        tail -n 3 "$run/test.partial" >&2
         exit 1
     }
     mv "$run/test.partial" "$run/test.txt"

@@ -20,7 +20,7 @@ def main() -> None:
         if "\t" in line and (found := re.findall(r"(\S+) \[(-?[\d.]+)\]", line)):
             words += [(word, float(score)) for word, score in found]
     asked = [place for place, (word, _) in enumerate(words) if word == "recall"]
-    letters = [words[place + n] for place in asked for n in range(1, KEPT + 1)]
+    letters = [words[place + n] for place in asked for n in range(1, len(KEPT) + 1)]
     if not letters:
         sys.exit("score.py: no word probabilities on standard input; give --output-word-probs")
     right = sum(score > math.log(0.5) for _, score in letters)
