@@ -1,9 +1,9 @@
-"""Writes the recall task: some letters, many dots, and the same letters again.
+"""Writes the recall task: three symbols, many dots, and the same symbols again.
 
     keep g 3 B . . . . . . . . . . . . . . . . . . . . . recall g 3 B
 
-In training the number of dots varies from none to DOTS, so that what is near teaches what is far;
-in testing there are always DOTS of them.
+In training there are none to DOTS dots, mostly few: what is near teaches what is far (with all
+numbers equally frequent hardly anything was learned). In testing there are always DOTS.
 
 usage: make_data.py FOLDER
 """
@@ -26,7 +26,7 @@ def main() -> None:
         lines = []
         for _ in range(size):
             kept = [generator.choice(kind) for kind in KEPT]
-            dots = generator.randint(0, DOTS) if split == "train" else DOTS
+            dots = int(DOTS * generator.random() ** 3 + 0.5) if split == "train" else DOTS
             lines.append(" ".join(["keep", *kept, *["."] * dots, "recall", *kept]))
         (folder / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

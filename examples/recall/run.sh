@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# A task that needs memory: recall letters from further away than segment and cache. See --help.
+# A task that needs memory: recall symbols from further away than segment and cache. See --help.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: examples/recall/run.sh [MODEL]
 
-Trains one small model to recall three letters that it has read 40 words before, and prints how many
+Trains one small model to recall three symbols that it has read 44 words before, and prints how many
 it recalls. A segment has 8 words and the cache 8 more, which two layers turn into a reach of 16
 words before the segment: what is further away can only come through memory. MODEL is
 
-  recurrent   8 memory tokens, handed on from segment to segment (default)
-  memory      8 memory tokens, the trained ones in front of every segment
+  recurrent   4 memory tokens, handed on from segment to segment (default)
+  memory      4 memory tokens, the trained ones in front of every segment
   xl          Transformer-XL
 
 A few minutes on two cores; a second run does nothing twice.
 
   WORK=FOLDER     everything made here (default examples/recall/work)
-  UPDATES=N       length of the training (default 1500)
+  UPDATES=N       length of the training (default 1200)
   SEED=N          default 1
   VENV=FOLDER     the environment of `make install` (default .venv)
 HELP
@@ -28,8 +28,8 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 model=${1:-recurrent}
 case $model in
-    recurrent) memory=(--memory-tokens 8 --memory-recurrence 7) ;;
-    memory) memory=(--memory-tokens 8) ;;
+    recurrent) memory=(--memory-tokens 4 --memory-recurrence 7) ;;
+    memory) memory=(--memory-tokens 4) ;;
     xl) memory=(--memory-tokens 0) ;;
     *)
         echo "recall: no model '$model'; give recurrent, memory or xl" >&2
@@ -37,7 +37,7 @@ case $model in
         ;;
 esac
 work=${WORK:-examples/recall/work}
-updates=${UPDATES:-1500}
+updates=${UPDATES:-1200}
 seed=${SEED:-1}
 [ ! -d "${VENV:-.venv}/bin" ] || PATH="$(cd "${VENV:-.venv}/bin" && pwd):$PATH"
 command -v fairseq-train >/dev/null || {
@@ -55,7 +55,7 @@ if [ ! -e "$work/data-bin/done" ]; then
     touch "$work/data-bin/done"
 fi
 
-# All models see the same words in an update: 32 rows of 7 segments of 8. Without recurrence a
+# All models see the same words in an update: 16 rows of 7 segments of 8. Without recurrence a
 # batch is one segment, and an update takes 7 of them.
 update_freq=7
 [ "$model" != recurrent ] || update_freq=1
@@ -64,11 +64,11 @@ train=(
     fairseq-train "$work/data-bin" --user-dir fairseq_mem --task streaming_language_modeling
     # the model
     --arch mem_transformer_xl_small "${memory[@]}" --tokens-per-sample 8 --cache-length 8
-    --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
+    --decoder-layers 2 --decoder-embed-dim 48 --decoder-ffn-embed-dim 96
     --decoder-attention-heads 4 --decoder-normalize-before
     # the training
-    --criterion cross_entropy --dropout 0 --batch-size 32 --update-freq "$update_freq"
-    --optimizer adam_fused --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 2e-3
+    --criterion cross_entropy --dropout 0 --batch-size 16 --update-freq "$update_freq"
+    --optimizer adam_fused --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 4e-3
     --lr-scheduler polynomial_decay --warmup-updates 100
     --total-num-update "$updates" --max-update "$updates" --seed "$seed" --cpu
     # checkpoints

@@ -1,6 +1,6 @@
-"""Counts the letters that a model recalls, in what fairseq-eval-lm printed.
+"""Counts the symbols that a model recalls, in what fairseq-eval-lm printed.
 
-A letter behind "recall" counts as recalled if the model gave it more than half of its probability:
+A symbol behind "recall" counts as recalled if the model gave it more than half of its probability:
 then it is its first choice.
 
 usage: fairseq-eval-lm ... --batch-size 1 --output-word-probs | score.py NAME
@@ -20,13 +20,13 @@ def main() -> None:
         if "\t" in line and (found := re.findall(r"(\S+) \[(-?[\d.]+)\]", line)):
             words += [(word, float(score)) for word, score in found]
     asked = [place for place, (word, _) in enumerate(words) if word == "recall"]
-    letters = [words[place + n] for place in asked for n in range(1, len(KEPT) + 1)]
-    if not letters:
+    symbols = [words[place + n] for place in asked for n in range(1, len(KEPT) + 1)]
+    if not symbols:
         sys.exit("score.py: no word probabilities on standard input; give --output-word-probs")
-    right = sum(score > math.log(0.5) for _, score in letters)
+    right = sum(score > math.log(0.5) for _, score in symbols)
     print(
-        f"{sys.argv[1]}: {right} of {len(letters)} letters recalled "
-        f"({100 * right / len(letters):.1f} %)"
+        f"{sys.argv[1]}: {right} of {len(symbols)} symbols recalled "
+        f"({100 * right / len(symbols):.1f} %)"
     )
 
 
