@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from .contestants import SIZES, Size, chosen
+from .contestants import RECOMMENDED, SIZES, Size, chosen
 from .measure import Work, Workload, interleave
 from .report import Report
 from .suite import Suite
 
 STOCK = "transformer_lm"
 CACHED = "xl-cache"
+OUR_FLAGS = "-our-flags"  # our criterion (without smoothing) and optimizer
+TRAINED = ("xl", "xl-mem-10", "xl-recurrent-10-2")
 ROWS, SEGMENT = 8, 128  # training: words a row in an update, and the cache's length
 READ, CONTEXT = 64, 512  # evaluation: words that are scored at a time, and those before them
 OURS = "--arch mem_transformer_xl --adaptive-softmax-cutoff ''"
@@ -32,6 +34,9 @@ def model_flags(name: str, size: Size, segment: int, cache: int) -> str:
         f"--decoder-ffn-embed-dim {size.ffn} --decoder-attention-heads {size.heads} "
         f"--dropout {size.dropout} --batch-size {ROWS} --tokens-per-sample {segment}"
     )
+    name, ours, _ = name.partition(OUR_FLAGS)
+    if ours:
+        where += f" {RECOMMENDED}"
     if name == STOCK:
         arch = "--task language_modeling --arch transformer_lm --share-decoder-input-output-embed"
         return f"{USUAL} {where} {arch}"
@@ -153,7 +158,7 @@ class Evaluation:
 def contestants(size: Size, mode: str, dtype: str, words: int) -> dict[str, Workload]:
     """All of them, by name."""
     if mode == "training":
-        names = (STOCK, "xl", "xl-mem-10", "xl-recurrent-10-2")
+        names = (STOCK, "xl", *(f"{name}{OUR_FLAGS}" for name in (STOCK, *TRAINED)))
         return {name: Training(name, size, dtype, words) for name in names}
     names = (f"{STOCK}-recompute", "xl-recompute", CACHED)
     return {name: Evaluation(name, size, dtype, words) for name in names}
