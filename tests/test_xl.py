@@ -17,7 +17,7 @@ from references.relative_attention import stream
 from toy import build as build_any
 from toy import dictionary
 
-from fairseq_mem import UserError
+from fairseq_mem import LabelSmoothedCrossEntropyCriterion, UserError
 from fairseq_mem.options import check_command_line
 from fairseq_mem.relative_attention import RelativeAttention, distance_codes
 from fairseq_mem.streams import Rows, StreamBatches, TokenStream, check_length
@@ -307,6 +307,21 @@ def test_memory_states_are_those_behind_each_segment():
     assert states.shape == (2, 2, 3, 16)
     model(words(2, 8), segment=4, position=0)
     torch.testing.assert_close(model.decoder.streams[False].memory, states[-1], **EXACT)
+
+
+def test_the_fused_criterion_gives_the_plain_loss():
+    model = build(memory_tokens=2)
+    tokens = words(2, 9)
+    sample = {"net_input": {"src_tokens": tokens[:, :-1], "segment": 4},
+              "target": tokens[:, 1:].contiguous(), "ntokens": 16}  # fmt: skip
+    task = SimpleNamespace(target_dictionary=dictionary())
+    loss, size, _ = LabelSmoothedCrossEntropyCriterion(task, False, 0.0)(model, sample)
+    logits = model(**sample["net_input"])[0]
+    plain = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), sample["target"].flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(loss, plain, **EXACT)
+    assert size == 16
 
 
 # ------------------------------------------------------------ streams
