@@ -260,6 +260,12 @@ class XLDecoder(FairseqDecoder):
                 "the cache and the memory begin empty"
             )
             return StreamState(position)
+        # a checkpoint may come from another precision, device or cache length
         like = next(self.parameters())
-        return replace(state.with_tensors([t.to(like) for t in state.tensors()]),
-                       positions=state.positions)  # fmt: skip
+        length = self.cache_length
+        return StreamState(
+            position,
+            [t.to(like)[:, max(0, t.size(1) - length) :] for t in state.cache] if length else [],
+            state.memory.to(like) if state.memory is not None and self.recurrent else None,
+            state.positions,
+        )

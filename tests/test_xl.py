@@ -278,6 +278,20 @@ def test_position_0_begins_afresh(caplog):
         assert len(caplog.messages) == 1 and "800 words" in caplog.messages[0]
 
 
+def test_a_state_of_another_cache_length_and_without_recurrence():
+    """As when training resumes with other options: what does not fit is left behind."""
+    tokens = words(2, 8)
+    longer = build(memory_tokens=2, memory_recurrence=2, cache_length=5)
+    features(longer, tokens, segment=4, position=0)
+    for length in (0, 3):
+        shorter = build(memory_tokens=2, cache_length=length)
+        shorter.load_state_dict(longer.state_dict())
+        shorter.decoder.streams = longer.decoder.streams
+        state = shorter.decoder._state(2, 8)
+        assert state.memory is None
+        assert [t.size(1) for t in state.cache] == [length] * (2 if length else 0)
+
+
 def test_nothing_that_is_kept_has_a_gradient():
     model = build(memory_tokens=2, memory_recurrence=2).train()
     model(words(2, 8), segment=4, position=0)
