@@ -17,7 +17,7 @@ words before the segment: what is further away can only come through memory. MOD
 A few minutes on two cores; a second run does nothing twice.
 
   WORK=FOLDER     everything made here (default examples/recall/work)
-  UPDATES=N       length of the training (default 1200)
+  UPDATES=N       length of the training (default 3000)
   SEED=N          default 1
   VENV=FOLDER     the environment of `make install` (default .venv)
 HELP
@@ -37,7 +37,7 @@ case $model in
         ;;
 esac
 work=${WORK:-examples/recall/work}
-updates=${UPDATES:-1200}
+updates=${UPDATES:-3000}
 seed=${SEED:-1}
 [ ! -d "${VENV:-.venv}/bin" ] || PATH="$(cd "${VENV:-.venv}/bin" && pwd):$PATH"
 command -v fairseq-train >/dev/null || {
