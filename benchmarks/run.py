@@ -16,9 +16,9 @@ DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
 def suites() -> dict:
     """All suites. A new one is a file here and its name in this list."""
-    from benchmarks import generation, language, length, profiles, training
+    from benchmarks import generation, language, length, profiles, streams, training
 
-    modules = (training, generation, length, language, profiles)
+    modules = (training, generation, length, language, streams, profiles)
     return {module.SUITE.name: module.SUITE for module in modules}
 
 

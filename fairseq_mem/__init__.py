@@ -13,13 +13,15 @@ compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
 compat.mend_datasets()
 
-# Models, criteria and optimizers register themselves with fairseq when they are imported.
+# Models, tasks, criteria and optimizers register themselves with fairseq when they are imported.
 from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
 from .models.mem_transformer_lm import MemTransformerLanguageModel
+from .models.mem_transformer_xl import MemTransformerXLModel
 from .optimizer import FairseqAdam
 from .options import check_command_line
+from .tasks.streaming_language_modeling import StreamingLanguageModelingTask
 
 check_command_line(sys.argv[1:])
 
@@ -29,6 +31,8 @@ __all__ = [
     "LabelSmoothedCrossEntropyCriterion",
     "MemTransformerLanguageModel",
     "MemTransformerModel",
+    "MemTransformerXLModel",
+    "StreamingLanguageModelingTask",
     "UserError",
     "__version__",
 ]

@@ -62,12 +62,15 @@ def allow_fairseq_checkpoints() -> None:
 
     fairseq calls ``torch.load`` without ``weights_only``, which torch 2.6 switched on; the
     namespace is the one class in fairseq's checkpoints that the safe loader does not know
-    (https://github.com/facebookresearch/fairseq/issues/5603). The safe loader stays on: a
-    checkpoint that holds anything else, a hostile pickle for one, is still refused.
+    (https://github.com/facebookresearch/fairseq/issues/5603). Where several workers resume, the
+    first sends the checkpoint to the others with a number in the place of every tensor, and that
+    is a class of fairseq's, too. The safe loader stays on: a checkpoint that holds anything else,
+    a hostile pickle for one, is still refused.
     """
     import torch
+    from fairseq.distributed.utils import _TensorPlaceholder
 
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace, _TensorPlaceholder])
 
 
 class _Numpy:

@@ -29,6 +29,7 @@ def bench(tmp_path, *arguments, check=True):
         ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
         ("language", ["--lengths", "30"], {"fairseq-lm", "mem-lm-10"}),
         ("length", ["--sizes", "small", "--lengths", "64", "128", "--modes", "inference"], set()),
+        ("streams", ["--sizes", "small", "--vocabulary", "200"], {"transformer_lm", "xl-cache"}),
     ],
 )
 def test_a_suite_writes_its_table(tmp_path, suite, arguments, contestants):

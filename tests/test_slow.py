@@ -45,6 +45,31 @@ def test_reversal_through_the_bottleneck(reversal, tokens):
     assert reversal("mem_bottleneck_transformer", tokens) >= 95.0
 
 
+@pytest.fixture(scope="session")
+def recall(tmp_path_factory):
+    """Run examples/recall/run.sh; gives the share of symbols that are recalled, in %."""
+    work = tmp_path_factory.mktemp("recall")
+
+    def run(model: str) -> float:
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [str(ROOT / "examples/recall/run.sh"), model],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "WORK": str(work), "VENV": "none", "PATH": programs},
+        )
+        return float(re.search(r"\(([\d.]+) %\)", done.stdout)[1])
+
+    return run
+
+
+def test_memory_that_is_handed_on_recalls_what_the_cache_has_lost(recall):
+    """examples/recall/README.md has what was reached."""
+    assert recall("recurrent") >= 99.0
+    assert recall("xl") < 20.0  # one in eight is guessing, and guesses do not count
+
+
 LONG = """
 import json, resource, sys, torch
 sys.path.insert(0, "tests")

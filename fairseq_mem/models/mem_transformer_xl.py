@@ -1,0 +1,230 @@
+"""Transformer-XL with memory tokens: options, sizes, and building the model.
+
+The model itself is in ``xl_decoder.py``, its attention in ``relative_attention.py``. It reads
+contiguous streams, which ``--task streaming_language_modeling`` gives it.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from fairseq import options as fairseq_options
+from fairseq.models import (
+    FairseqLanguageModel,
+    register_model,
+    register_model_architecture,
+)
+from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..memory import MemoryTokens, fit_checkpoint
+from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count
+from ..xl_decoder import StreamState, XLDecoder
+
+logger = logging.getLogger(__name__)
+
+
+@register_model("mem_transformer_xl")
+class MemTransformerXLModel(FairseqLanguageModel):
+    """Transformer-XL (Dai et al. 2019) with memory tokens (arXiv 2006.11527, section 4)."""
+
+    has_memory = True  # tells options.check_command_line which architectures are ours
+    decoder: XLDecoder
+
+    def __init__(self, args: Any, decoder: XLDecoder) -> None:
+        super().__init__(decoder)
+        self.args = args
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        """Add the options; none has a default here: it would win over the architecture's."""
+        # fmt: off
+        parser.add_argument("--decoder-layers", type=int, metavar="N",
+                            help="layers")
+        parser.add_argument("--decoder-embed-dim", type=int, metavar="N",
+                            help="width")
+        parser.add_argument("--decoder-ffn-embed-dim", type=int, metavar="N",
+                            help="width inside the feed-forward parts")
+        parser.add_argument("--decoder-attention-heads", type=int, metavar="N",
+                            help="attention heads")
+        parser.add_argument("--decoder-normalize-before", action="store_true",
+                            help="layer norm before each part and behind the last layer "
+                                 "(default: behind each part, as in the paper)")
+        parser.add_argument("--dropout", type=float, metavar="P",
+                            help="of the embeddings, the position codes, each part's output")
+        parser.add_argument("--attention-dropout", type=float, metavar="P",
+                            help="of the attention weights")
+        parser.add_argument("--activation-dropout", "--relu-dropout", type=float, metavar="P",
+                            help="inside the feed-forward parts (default: --dropout)")
+        parser.add_argument("--adaptive-softmax-cutoff", metavar="N,N,...",
+                            help="adaptive input and softmax with tied weights, for --criterion "
+                                 "adaptive_loss; cut-offs beyond the dictionary are left out, "
+                                 "with none left (or '') it is one table for both")
+        parser.add_argument("--adaptive-softmax-factor", type=float, metavar="F",
+                            help="each band of rarer words is F times narrower (default 1)")
+        parser.add_argument("--cache-length", type=int, metavar="N",
+                            help="words before the segment whose states are kept for it; 0: none")
+        parser.add_argument("--clamp-distance", type=int, metavar="N",
+                            help="treat distances above N as N; 0 (default): no limit")
+        parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
+                            help="memory tokens in front of every segment; 0 is Transformer-XL")
+        parser.add_argument("--memory-recurrence", type=int, metavar="K",
+                            help="hand memory on from segment to segment, with back-propagation "
+                                 "through K segments: a batch then has K of them; 0 (default): "
+                                 "every segment begins with the trained memory")
+        parser.add_argument("--memory-init-std", type=float, metavar="S",
+                            help="standard deviation of the initial memory (default 1, the scale "
+                                 "of the embedded text)")
+        parser.add_argument("--memory-only", action="store_true",
+                            help="train nothing but memory, freeze the rest")
+        parser.add_argument("--memory-grow", action="store_true",
+                            help="accept a checkpoint with fewer memory tokens than asked for; "
+                                 "the missing ones are freshly initialised")
+        parser.add_argument("--memory-lesion", type=_no_lesion,
+                            metavar="{none,no-read,zero-read}",
+                            help="at inference, through --model-overrides: hide memory from the "
+                                 "text, before the softmax (no-read) or after it (zero-read)")
+        # fmt: on
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> "MemTransformerXLModel":
+        """Build the model, from the command line or from a checkpoint's options.
+
+        Raises:
+            UserError: an option has a value that makes no sense, or the task gives no streams.
+        """
+        _base(args)  # what an older checkpoint lacks; present values stay
+        check_options(args)
+        if not getattr(task, "gives_streams", False):
+            raise UserError(
+                "mem_transformer_xl reads every row of the batch on and on, and this task shuffles "
+                "its pieces; give --task streaming_language_modeling"
+            )
+        words = task.source_dictionary
+        cutoff = _cutoff(args.adaptive_softmax_cutoff, len(words))
+        embed_tokens: nn.Module
+        softmax = None
+        dim = args.decoder_embed_dim
+        if cutoff:
+            factor = args.adaptive_softmax_factor
+            embed_tokens = AdaptiveInput(len(words), words.pad(), dim, factor, dim, cutoff)
+            softmax = AdaptiveSoftmax(
+                len(words), dim, cutoff, 0.0, factor, adaptive_inputs=embed_tokens, tie_proj=True
+            )
+        else:
+            embed_tokens = nn.Embedding(len(words), dim, words.pad())
+            nn.init.normal_(embed_tokens.weight, std=dim**-0.5)
+            nn.init.zeros_(embed_tokens.weight[words.pad()])
+        memory = None
+        if args.memory_tokens > 0:
+            std = 1.0 if args.memory_init_std is None else args.memory_init_std
+            memory = MemoryTokens(args.memory_tokens, dim, std, takes_positions=False)
+        model = cls(args, XLDecoder(args, words, embed_tokens, softmax, memory))
+        if args.memory_only:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad = "memory" in name.split(".")
+        return model
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Fit a checkpoint's memory to ours; called by fairseq before every load."""
+        super().upgrade_state_dict_named(state_dict, name)
+        prefix = f"{name}." if name else ""
+        fit_checkpoint(
+            state_dict, f"{prefix}decoder.memory", self.decoder.memory, self.args.memory_grow
+        )
+
+    @torch.no_grad()
+    def memory_states(self, tokens: Tensor, segment: int | None = None) -> Tensor:
+        """What memory holds behind each segment of B x T words: S x B x m x C (recurrent only)."""
+        state, held = StreamState(), []
+        for part in tokens.split(segment or tokens.size(1), dim=1):
+            state = self.decoder.read_segment(part, state)[1]
+            if state.memory is not None:
+                held.append(state.memory)
+        return torch.stack(held)
+
+
+def check_options(args: Any) -> None:
+    """Refuse values that make no sense, wherever they come from (``--model-overrides`` too).
+
+    Raises:
+        UserError: names the option, its value and what to do.
+    """
+    for name, least, most, hint in (
+        ("decoder_layers", 1, None, ""),
+        ("decoder_attention_heads", 1, None, ""),
+        ("tokens_per_sample", 1, None, "; it is the segment's length"),
+        ("cache_length", 0, None, "; 0 switches the cache off"),
+        ("clamp_distance", 0, None, "; 0 is no limit"),
+        ("memory_tokens", 0, MAX_MEMORY_TOKENS, ""),
+        ("memory_recurrence", 0, None, "; 0 is none"),
+    ):
+        value = getattr(args, name)
+        if not isinstance(value, int) or value < least or (most is not None and value > most):
+            bounds = f"from {least} to {most}" if most is not None else f"of {least} or more"
+            raise UserError(f"{name} is {value!r}; give a whole number {bounds}{hint}")
+    dim, heads = args.decoder_embed_dim, args.decoder_attention_heads
+    if dim < 1 or dim % heads != 0:
+        raise UserError(f"decoder_embed_dim {dim} is no multiple of {heads} attention heads")
+    if args.memory_lesion not in LESIONS:
+        raise UserError(
+            f"memory_lesion is {args.memory_lesion!r}; choose one of {', '.join(LESIONS)}"
+        )
+    if args.memory_init_std is not None and not 0 < args.memory_init_std < float("inf"):
+        raise UserError(
+            f"memory_init_std is {args.memory_init_std}; give a positive number, or leave it out: "
+            "with all slots equal (0) they would stay equal for ever"
+        )
+    if args.memory_only and args.memory_tokens == 0:
+        raise UserError(
+            "memory_only trains nothing but memory, and there is none; give --memory-tokens"
+        )
+
+
+def _cutoff(text: str | None, words: int) -> list[int]:
+    """The cut-offs that a dictionary of so many words can have."""
+    try:
+        given = fairseq_options.eval_str_list(text, type=int) if text else []
+        assert given == sorted(set(given)) and (not given or given[0] > 0)
+    except Exception:
+        raise UserError(
+            f"adaptive_softmax_cutoff is {text!r}; give rising numbers: 20000,40000,200000"
+        ) from None
+    cutoff = [number for number in given if number < words]
+    if cutoff != given:
+        logger.info(f"the dictionary has {words} words: of the cut-offs {given} {cutoff} are used")
+    return cutoff
+
+
+# Presets
+
+
+@register_model_architecture("mem_transformer_xl", "mem_transformer_xl")
+def _base(args: Any) -> None:
+    """The paper's set-up for WikiText-103 with 20 memory tokens."""
+    for name, value in dict(
+        decoder_layers=16, decoder_embed_dim=410, decoder_ffn_embed_dim=2100,
+        decoder_attention_heads=10, decoder_normalize_before=False, dropout=0.1,
+        attention_dropout=0.0, adaptive_softmax_cutoff="20000,40000,200000",
+        adaptive_softmax_factor=1.0, cache_length=150, clamp_distance=0, memory_tokens=20,
+        memory_recurrence=0, memory_init_std=None, memory_only=False, memory_grow=False,
+        memory_lesion="none", memory_update="shared",  # the only one; no option
+    ).items():  # fmt: skip
+        setattr(args, name, getattr(args, name, value))
+    args.activation_dropout = getattr(args, "activation_dropout", args.dropout)
+    if getattr(args, "tokens_per_sample", None) is None:  # the task's option
+        args.tokens_per_sample = 150
+
+
+@register_model_architecture("mem_transformer_xl", "mem_transformer_xl_small")
+def _small(args: Any) -> None:
+    """For a trial on a CPU: 4 layers, d 128, d_ff 512, 4 heads, 10 memory tokens, one softmax."""
+    for name, value in dict(
+        decoder_layers=4, decoder_embed_dim=128, decoder_ffn_embed_dim=512,
+        decoder_attention_heads=4, adaptive_softmax_cutoff="", cache_length=64, memory_tokens=10,
+    ).items():  # fmt: skip
+        setattr(args, name, getattr(args, name, value))
+    if getattr(args, "tokens_per_sample", None) is None:
+        args.tokens_per_sample = 64
+    _base(args)

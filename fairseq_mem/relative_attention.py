@@ -1,0 +1,155 @@
+"""Transformer-XL's attention with relative positions (Dai et al. 2019, section 3.3), and memory.
+
+With queries q, keys k and one sinusoidal code R_d for every distance d = i - j:
+
+    score(i, j) = ((q_i + u) . k_j + (q_i + v) . W_r R_{i-j}) / sqrt(D)     both are text
+    score(i, j) =  (q_i + u) . k_j                            / sqrt(D)     either is memory
+
+Memory is at no distance from anything: it has no position term, and distances between words are
+what they are without it. So a model's text reads on in its cache as if memory were not there, and
+nothing but their vectors tells memory slots apart.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dropout import Dropout
+
+
+def distance_codes(distances: Tensor, channels: int) -> Tensor:
+    """Sinusoidal codes of distances (P), the sines and then the cosines: P x C, in float64."""
+    powers = torch.arange(0, channels, 2, dtype=torch.float64, device=distances.device) / channels
+    angles = distances.to(torch.float64).unsqueeze(1) * 10000**-powers
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :channels]
+
+
+class RelativeAttention(nn.Module):
+    """One layer's attention. Projections have no bias; u and v are the layer's own.
+
+    Args:
+        embed_dim: C.
+        heads: H; D = C / H.
+        dropout: of the attention weights.
+        lesion: ``"no-read"``: text may not attend to memory; ``"zero-read"``: what it attends to
+            memory is set to zero after the softmax.
+    """
+
+    def __init__(self, embed_dim: int, heads: int, dropout: float, lesion: str = "none") -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.lesion = heads, embed_dim // heads, lesion
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim, bias=False)
+        self.r_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.u = nn.Parameter(torch.empty(heads, self.head_dim))
+        self.v = nn.Parameter(torch.empty(heads, self.head_dim))
+        self.dropout_module = Dropout(dropout, module_name=type(self).__name__)
+        for projection in (self.q_proj, self.kv_proj, self.r_proj, self.out_proj):
+            nn.init.xavier_uniform_(projection.weight)
+        for bias in (self.u, self.v):
+            nn.init.normal_(bias, std=0.02)
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Keys and values of ``x`` (B x N x C), side by side: B x N x 2C."""
+        return self.kv_proj(x)
+
+    def positions(self, codes: Tensor) -> Tensor:
+        """W_r R of codes (P x C), ready for :meth:`forward`: H x D x P."""
+        return self.r_proj(codes).unflatten(1, (self.heads, self.head_dim)).permute(1, 2, 0)
+
+    def forward(
+        self, x: Tensor, kv: Tensor, positions: Tensor, memory: int, written: int, reading: int,
+        free: bool,
+    ) -> Tensor:  # fmt: skip
+        """Attend from memory and text to the cache, memory and text.
+
+        Text sees the read slots, the cache, and text up to itself. Read slots see the cache and
+        read slots: all with ``free``, else those up to themselves. Write slots see everything.
+
+        Args:
+            x: B x (r+T+w) x C, the queries: read slots, text, write slots.
+            kv: B x (m+L+T+w) x 2C: read slots, cache, text, write slots.
+            positions: H x D x (L+T+1), of distances L+T (which nobody uses) down to 0.
+            memory: m, read slots among the keys.
+            written: w.
+            reading: r, read slots among the queries: m or 0.
+            free: whether read slots see later ones.
+
+        Returns:
+            B x (r+T+w) x C.
+        """
+        text = x.size(1) - reading - written  # T
+        visible = kv.size(1) - written  # m+L+T: the keys that text may see
+        past = visible - memory - text  # L
+        q = self.q_proj(x).unflatten(2, (self.heads, self.head_dim)).permute(2, 0, 1, 3)
+        k, v = kv.unflatten(2, (2, self.heads, self.head_dim)).permute(2, 3, 0, 1, 4)
+        content = q + self.u[:, None, None]  # H x B x (r+T+w) x D, as k and v with their lengths
+        outputs = []
+        if reading > 0:
+            seen = memory + past
+            allowed = None if free else _causal_memory(memory, seen, x.device)
+            outputs.append(
+                self._attend_content(
+                    content[:, :, :reading], k[:, :, :seen], v[:, :, :seen], allowed
+                )
+            )
+        outputs.append(
+            self._attend_text(
+                content[:, :, reading : reading + text],
+                q[:, :, reading : reading + text] + self.v[:, None, None],
+                k[:, :, :visible],
+                v[:, :, :visible],
+                positions,
+                memory,
+            )
+        )
+        if written > 0:
+            outputs.append(self._attend_content(content[:, :, reading + text :], k, v, None))
+        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+        return self.out_proj(out.permute(1, 2, 0, 3).flatten(2))
+
+    def _attend_content(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """Memory's attention, without positions; ``allowed`` is m x S, True where it may look."""
+        dropout = self.dropout_module.p if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+
+    def _attend_text(
+        self, content: Tensor, placed: Tensor, k: Tensor, v: Tensor, positions: Tensor, memory: int
+    ) -> Tensor:
+        """The text's attention, H x B x T x D; ``content`` is q + u and ``placed`` is q + v."""
+        heads, batch, text, size = content.shape
+        scale = size**-0.5
+        content = (content * scale).flatten(0, 1)  # (H*B) x T x D
+        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (H*B) x (m+S) x D with S = L+T
+        span = k.size(1) - memory  # S
+        # One product for every distance (H x B*T x (S+1)), then shifted row by row: in memory row
+        # i of the result, S wide, begins one place further left than row i of the product, S+1
+        # wide. What this puts above the diagonal is of another row, and masked below.
+        scores = (placed * scale).flatten(1, 2) @ positions
+        scores = scores.view(heads * batch, text * (span + 1))[:, text:].unflatten(1, (text, span))
+        scores = torch.baddbmm(scores, content, k[:, memory:].transpose(1, 2))
+        later = torch.ones(text, text, dtype=torch.bool, device=k.device).triu(1)
+        with torch.no_grad():  # the softmax gives no gradient where the weight is zero
+            scores[:, :, span - text :].masked_fill_(later, float("-inf"))
+        if self.lesion == "no-read":
+            memory, v = 0, v[:, memory:]
+        if memory > 0:
+            scores = torch.cat([content @ k[:, :memory].transpose(1, 2), scores], dim=2)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        weights = torch.softmax(scores, dim=2, dtype=precise)
+        if self.lesion == "zero-read" and memory > 0:
+            weights = torch.cat(
+                [torch.zeros_like(weights[:, :, :memory]), weights[:, :, memory:]], 2
+            )
+        weights = self.dropout_module(weights.to(v.dtype))
+        return (weights @ v).unflatten(0, (heads, batch))
+
+
+def _causal_memory(memory: int, seen: int, device: Any) -> Tensor:
+    """m x (m+L), True where a slot may look: earlier slots, itself, all of the cache."""
+    allowed = torch.ones(memory, seen, dtype=torch.bool, device=device)
+    allowed[:, :memory] = allowed[:, :memory].tril()
+    return allowed

@@ -1,0 +1,1 @@
+"""fairseq tasks, where fairseq has none that serves."""
