@@ -22,7 +22,7 @@ install: ## make the environment with the tested versions (about 5 minutes; then
 quickstart: install ## German-English from raw text to BLEU (at most 10 minutes)
 	@$(IN_VENV) examples/quickstart/run.sh
 
-test: lint ## what must pass: lint, then all but the slow tests (under 15 minutes with installation)
+test: lint ## what must pass: lint, then all but the slow tests (about 20 minutes with installation)
 	$(IN_VENV) python -m pytest
 
 test-fast: install ## what to run at every save (under 2 minutes)
