@@ -27,6 +27,9 @@ SIGNATURES = {
 }
 
 
+SETTINGS = ("size", "updates", "lr", "data_sha256", "tokens_per_update")  # the rest are results
+
+
 def translation(seed, errors):
     """The reference with a share of its words replaced."""
     numbers = random.Random(seed)
@@ -44,7 +47,7 @@ def make_run(folder, model, seed, errors=0.3, finished=True, **changes):
     settings = {
         "format": 1, "model": model, "label": model.replace("mem-", "MemTransformer "),
         "size": "trial", "seed": seed, "data": "bible", "updates": 2000, "lr": 0.004,
-        **{key: changes.pop(key) for key in list(changes) if key in ("size", "updates", "lr")},
+        **{key: changes.pop(key) for key in list(changes) if key in SETTINGS},
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     if not finished:
@@ -277,6 +280,16 @@ def test_what_is_missing_failed_or_unfinished_is_named_and_not_averaged(runs, tm
     assert printed.count("not in the tables") == 5
 
 
+def test_what_was_never_begun_is_named_if_it_is_expected(runs, tmp_path):
+    expected = ("--expect-models", "baseline", "mem-20", "--expect-seeds", 2, 9)
+    report(runs, "--out", tmp_path / "out", *expected)
+    found = {tuple(row[1:3]): row[3] for row in not_in_tables(tmp_path / "out")}
+    assert set(found) == {
+        *(("mem-20", seed) for seed in "1239"), ("baseline", "9"), ("mem-10", "9"),
+    }  # fmt: skip
+    assert found["mem-20", "9"].rstrip(" |").endswith("no run of bible, trial, 2,000 updates")
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -368,6 +381,31 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     message = refusal(runs, "--out", out)
     assert "copy" in message and "mem-20/1" in message and "seed 1" in message
     assert not out.exists()
+
+
+def test_models_of_different_data_are_refused(tmp_path):
+    make_run(tmp_path / "runs/baseline/1", "baseline", 1, data_sha256="a1")
+    make_run(tmp_path / "runs/mem-5/1", "mem-5", 1, data_sha256="b2")
+    message = refusal(tmp_path / "runs", "--out", tmp_path / "out")
+    assert "baseline/1" in message and "mem-5/1" in message and "different data" in message
+
+
+def test_models_that_differ_in_more_than_memory_are_named(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path / f"runs/baseline/{seed}", "baseline", seed, tokens_per_update=1500)
+        make_run(tmp_path / f"runs/mem-5/{seed}", "mem-5", seed, tokens_per_update=1600, threads=2)
+    report(tmp_path / "runs", "--out", tmp_path / "out")
+    told = (tmp_path / "out/report.md").read_text()
+    assert "differ in `tokens_per_update`, not in memory alone: 1500: baseline; 1600: mem-5" in told
+    assert "with other threads: compare no speeds" in told and "differ in `lr`" not in told
+
+
+def test_parameters_that_are_not_trained_are_told_apart(runs, tmp_path):
+    for seed in (1, 2, 3):
+        edit(runs / f"mem-10/{seed}", parameters=1000000, trained_parameters=1280)
+    report(runs, "--out", tmp_path / "out")
+    assert "1,000,000 (trained: 1,280)" in (tmp_path / "out/report.md").read_text()
+    assert rows(tmp_path / "out")["mem-10", "BLEU", "trial"]["parameters"] == "1000000"
 
 
 def test_a_newer_sacrebleu_is_named_not_refused(runs, tmp_path):

@@ -6,10 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from commands import ROOT, run
+from sacrebleu.metrics import BLEU
 
 EXAMPLE = ROOT / "examples" / "wmt14_de_en"
 
@@ -93,6 +95,7 @@ def test_an_update_has_as_many_tokens_on_any_number_of_gpus(data):
         tokens = int(value_of(words, "--max-tokens")) * int(value_of(words, "--update-freq"))
         assert tokens * gpus == 32768
         assert "--fp16" in words and "--cpu" not in words
+        assert value_of(words, "--distributed-world-size") == str(gpus)
 
 
 def test_a_launcher_gets_the_path_of_the_program(data):
@@ -102,6 +105,41 @@ def test_a_launcher_gets_the_path_of_the_program(data):
     words = shlex.split(shown.splitlines()[0])
     assert words[:4] == ["+", "torchrun", "--nnodes", "2"]
     assert Path(words[4]).name == "fairseq-train" and Path(words[4]).is_file()
+    assert "--distributed-world-size" not in words
+    done = script("run.sh", "mem-20", 1, check=False, DATA=data, GPUS="", LAUNCHER="srun")
+    assert done.returncode == 1 and "LAUNCHER without GPUS" in done.stderr
+
+
+def test_data_of_fairseq_preprocess(data, tmp_path):
+    """Without preprocess.sh, with two dictionaries and another BPE."""
+    bare = tmp_path / "other"
+    shutil.copytree(data, bare)
+    (bare / "settings.txt").unlink()
+    with (bare / "dict.en.txt").open("a") as dictionary:
+        dictionary.write("more 1\n")
+    asked = {"DATA": bare, "REFERENCE": data.parent / "raw/test.en", "RUNS": tmp_path / "runs"}
+    shown = commands_of(
+        script(
+            "run.sh", "mem-2", 1, DRY_RUN=1, REMOVE_BPE="sentencepiece", TOKENIZER="none", **asked
+        )
+    )
+    assert "--share-decoder-input-output-embed" in shown["fairseq-train"]
+    assert "--share-all-embeddings" not in shown["fairseq-train"]
+    generate = shown["fairseq-generate"]
+    assert value_of(generate, "--remove-bpe") == "sentencepiece" and "--tokenizer" not in generate
+    assert (value_of(generate, "--source-lang"), value_of(generate, "--target-lang")) == (
+        "de",
+        "en",
+    )
+
+    # Known before hours of training, not after.
+    short = tmp_path / "short.en"
+    short.write_text("one\n")
+    done = script("run.sh", "mem-2", 1, check=False, **{**asked, "REFERENCE": short})
+    assert done.returncode == 1 and "has 1 lines for the 10 sentences" in done.stderr
+    assert "fairseq-train" not in done.stdout
+    settings = json.loads((tmp_path / "runs/trial/mem-2/seed-1/settings.json").read_text())
+    assert settings["data"] == "other"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +177,12 @@ def test_a_table_is_trained_once_and_extended(data, tmp_path):
     assert min(losses) > 1  # bits a token, of a model that knows little
     assert len((runs / "trial/mem-2/seed-1/hypotheses.txt").read_text("utf-8").splitlines()) == 10
     assert "MemTransformer 2" in (runs / "report" / "report.md").read_text("utf-8"), done.stdout
+    texts = [
+        (runs / "trial/mem-2/seed-1" / name).read_text("utf-8").splitlines()
+        for name in ("hypotheses.txt", "reference.txt")
+    ]
+    exact = BLEU().corpus_score(texts[0], [texts[1]]).score
+    assert result["metrics"]["BLEU"]["value"] == pytest.approx(exact, abs=1e-5)
 
     # Nothing twice: the trained models are not touched.
     before = (runs / "trial" / "mem-2" / "seed-1" / "model.pt").stat().st_mtime_ns
@@ -147,28 +191,30 @@ def test_a_table_is_trained_once_and_extended(data, tmp_path):
     assert (runs / "trial" / "mem-2" / "seed-1" / "model.pt").stat().st_mtime_ns == before
 
     # A run of other settings is not taken for this one.
-    other = script("run.sh", "mem-2", 1, check=False, **{**asked, "UPDATES": 7})
+    other = script(*table, check=False, **{**asked, "UPDATES": 7})
     assert other.returncode == 1 and "updates 6, not 7" in other.stderr
 
-    # The baseline gets memory; the other two runs of extension.sh are shown only.
-    start = runs / "trial" / "baseline" / "seed-1" / "model.pt"
-    more = {**asked, "UPDATES": 4, "START": start}
-    script("run.sh", "mem-3-only", 1, **more)
+    # The baseline gets memory, beside itself without.
+    script("extension.sh", 1, TOKENS=3, **{**asked, "UPDATES": 4})
     folder = runs / "trial-extension"
     only = json.loads((folder / "mem-3-only" / "seed-1" / "result.json").read_text())
     assert only["trained_parameters"] == 3 * 128 and only["updates"] == 4
-    extended = script("extension.sh", 1, TOKENS=3, DRY_RUN=1, **{**asked, "UPDATES": 4})
-    trained = [line for line in extended.stdout.splitlines() if "fairseq-train" in line]
-    assert len(trained) == 3 and all(f"--finetune-from-model {start}" in line for line in trained)
-    assert "memory only" in (folder / "report" / "report.md").read_text("utf-8"), extended.stdout
+    start = runs / "trial" / "baseline" / "seed-1" / "model.pt"
+    for model in ("baseline", "mem-3", "mem-3-only"):
+        commands = (folder / model / "seed-1" / "commands.txt").read_text()
+        assert f"--finetune-from-model {start}" in commands
+    told = (folder / "report" / "report.md").read_text("utf-8")
+    assert "memory only" in told and "## numbers, trial, 6 updates" in told
 
 
 @pytest.mark.cli
-@pytest.mark.slow
-def test_training_continues_where_it_stopped_and_a_failure_leaves_word(data, tmp_path):
+def test_training_continues_where_it_stopped(data, tmp_path):
+    """An extension begins with the baseline's weights, and goes on from its own checkpoint."""
     runs = tmp_path / "runs"
     asked = {"DATA": data, "RUNS": runs, "UPDATES": 4, "MAX_TOKENS": 500}
-    folder = runs / "trial" / "mem-2" / "seed-1"
+    folder = runs / "trial-extension" / "mem-2" / "seed-1"
+    script("run.sh", "baseline", 1, **{**asked, "UPDATES": 2})
+    asked["START"] = runs / "trial" / "baseline" / "seed-1" / "model.pt"
     failed = script("run.sh", "mem-2", 1, check=False, TRAIN_FLAGS="--lr-scheduler none", **asked)
     assert failed.returncode == 1 and "fairseq-train failed" in failed.stderr
     assert "fairseq-train failed" in (folder / "failed.txt").read_text()
@@ -182,8 +228,38 @@ def test_training_continues_where_it_stopped_and_a_failure_leaves_word(data, tmp
     words[words.index("--max-update") + 1] = "2"
     run("fairseq-train", *words[1:], cwd=ROOT)
     (folder / "checkpoint_1_3.pt").write_bytes((folder / "checkpoint_1_2.pt").read_bytes()[:1000])
+    shown = script("run.sh", "mem-2", 1, DRY_RUN=1, **asked)  # what another node must be told
+    assert "checkpoint_1_2.pt" in value_of(commands_of(shown)["fairseq-train"], "--restore-file")
+    # Killed without a chance to write how long it took.
+    (folder / "began.train").write_text(f"{int(folder.stat().st_mtime) - 1000}\n")
     done = script("run.sh", "mem-2", 1, **asked)
     assert "checkpoint_1_2.pt" in done.stdout and "checkpoint_1_3.pt is damaged" in done.stderr
+    assert "--finetune-from-model" not in done.stdout
     log = (folder / "train.log").read_text()
     assert "@ 2 updates" in log
-    assert (folder / "result.json").exists() and not (folder / "failed.txt").exists()
+    result = json.loads((folder / "result.json").read_text())
+    assert 1000 <= result["wall_seconds"] < 1300 and not (folder / "failed.txt").exists()
+
+
+@pytest.mark.cli
+def test_a_signal_stops_all_cells_at_once(data, tmp_path):
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "GPUS": "0", "VENV": "none", "DATA": str(data),
+        "RUNS": str(tmp_path / "runs"), "UPDATES": "400000",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    table = [EXAMPLE / "table.sh", "--sizes", "trial", "--models", "mem-2", "--seeds", "1"]
+    running = subprocess.Popen(
+        table, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    log = tmp_path / "runs/trial/mem-2/seed-1/train.log"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and "begin training epoch" in log.read_text(errors="replace")):
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    running.terminate()
+    told, _ = running.communicate(timeout=60)  # it would train for hours
+    assert running.returncode == 130 and "stopped; run it again to continue" in told
+    commands = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
+    assert str(log.parent) not in commands
+    assert (log.parent / "seconds.train").exists() and not (log.parent / "began.train").exists()

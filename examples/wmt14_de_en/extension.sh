@@ -6,8 +6,8 @@ usage() {
     cat <<'HELP'
 usage: examples/wmt14_de_en/extension.sh [SEED ...]
 
-A trained baseline (run.sh baseline SEED) is trained on for UPDATES more updates (default: a quarter
-of the baseline's), from the same weights and with the same flags, as
+A trained baseline (run.sh baseline SEED) is trained on for UPDATES more updates (default: 10000 of
+the sizes base and small, 400 of trial), from the same weights and with the same flags, as
   baseline         without memory
   mem-N            with N memory tokens (TOKENS, default 10)
   mem-N-only       with N memory tokens, everything else frozen
@@ -41,4 +41,5 @@ for seed in "${seeds[@]}"; do
         START=$runs/$SIZE/baseline/seed-$seed/model.pt "$here/run.sh" "$model" "$seed"
     done
 done
-fairseq-mem report "$runs/$SIZE-extension" --out "$runs/$SIZE-extension/report"
+[ -z "${DRY_RUN:-}" ] || exit 0
+fairseq-mem report "$runs/$SIZE-extension" "$runs/$SIZE/baseline" --out "$runs/$SIZE-extension/report"

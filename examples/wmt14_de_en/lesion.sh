@@ -54,7 +54,7 @@ fi
 
 command=(
     "$PYTHON" -m fairseq_mem lesion "${checkpoints[@]}" "$data"
-    --out "${OUT:-lesion}" --beam 4 --lenpen 0.6
+    --out "${OUT:-lesion}" --beam 4 --lenpen 0.6 --max-len-a 1.2 --max-len-b 10 # as run.sh
 )
 [ -z "${REFERENCE:-}" ] || command+=(--reference "$REFERENCE")
 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "${command[@]}" "$@"

@@ -1,21 +1,23 @@
 """What run.sh knows about a run, in two files that `fairseq-mem report` reads.
 
     python result.py settings RUN NAME=TEXT NAME:=NUMBER ...   writes RUN/settings.json
-    python result.py finish RUN                                writes RUN/result.json
+    python result.py check DATA SOURCE TARGET REFERENCE        can the test set be scored?
+    python result.py finish RUN DEVICES                        writes RUN/result.json
 
-`settings` refuses a folder that holds a run with other settings.
+`settings` refuses a folder that holds a run with other settings; `finish` refuses a run that was
+trained on another number of devices, and so with other batches, than its settings say.
 """
 
 import json
+import math
 import os
 import platform
 import re
 import statistics
+import struct
 import sys
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 FORMAT = 1
 PACKAGES = ("fairseq-mem", "fairseq-fixed", "torch", "sacrebleu")
@@ -34,7 +36,10 @@ def settings(run: Path, words: list[str]) -> None:
         asked[name.rstrip(":")] = json.loads(text) if name.endswith(":") else text
     path = run / "settings.json"
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            sys.exit(f"run.sh: {path} is damaged; remove {run} and run again")
         names = [name for name in asked | there if asked.get(name) != there.get(name)]
         if names:
             changes = ", ".join(
@@ -45,7 +50,25 @@ def settings(run: Path, words: list[str]) -> None:
     write(path, asked)
 
 
+def check(data: Path, source: str, target: str, reference: Path) -> None:
+    """Before hours of training: is there a test set, and has its reference as many lines?"""
+    index = data / f"test.{source}-{target}.{target}.idx"
+    if not index.exists():
+        sys.exit(f"run.sh: {data} has no test set ({index.name}); binarise one with it")
+    with open(index, "rb") as file:  # fairseq's: magic, version, type, number of sentences
+        (sentences,) = struct.unpack_from("<Q", file.read(26), 18)
+    with open(reference, "rb") as file:
+        lines = sum(1 for _ in file)
+    if sentences != lines:
+        sys.exit(
+            f"run.sh: {reference} has {lines} lines for the {sentences} sentences of the test set "
+            "(fairseq-preprocess drops none); set REFERENCE to the right file"
+        )
+
+
 def hardware() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     model = platform.processor() or platform.machine()
@@ -60,12 +83,15 @@ def losses(run: Path, split: str) -> dict[str, float]:
     """Loss (label-smoothed, as trained on) and its part without smoothing, bits a token."""
     text = (run / "losses.txt").read_text(encoding="utf-8")
     line = re.findall(rf"valid on '{split}' subset .*", text)[-1]
-    return {
-        name: float(re.findall(rf"\| {name} ([\d.]+)", line)[0]) for name in ("loss", "nll_loss")
-    }
+    found = {name: float(re.findall(rf"\| {name} (\S+)", line)[0]) for name in ("loss", "nll_loss")}
+    if not all(map(math.isfinite, found.values())):
+        sys.exit(f"run.sh: the loss on the {split} set is {found['loss']}: the training diverged")
+    return found
 
 
-def finish(run: Path) -> None:
+def finish(run: Path, devices: int) -> None:
+    import torch
+
     log = (run / "train.log").read_text(encoding="utf-8", errors="replace")
     parameters = re.search(r"num\. shared model params: ([\d,]+) \(num\. trained: ([\d,]+)\)", log)
     speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([\d.]+),", log)]
@@ -73,6 +99,9 @@ def finish(run: Path) -> None:
         speeds = [float(speed) for speed in re.findall(r"\| train \|.*\| wps ([\d.]+)", log)]
     if parameters is None or not speeds:
         sys.exit(f"run.sh: {run}/train.log lacks the parameters or the speed; was it changed?")
+    for found in re.findall(r"training on (\d+) devices", log):
+        if int(found) != devices:
+            sys.exit(f"run.sh: {run} was trained on {found} devices, not {devices}; set GPUS")
     bleu, chrf = json.loads((run / "scores.json").read_text(encoding="utf-8"))
     metrics = {
         "BLEU": {"value": bleu["score"], "better": "higher"},
@@ -107,7 +136,11 @@ def finish(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "settings":
-        settings(Path(sys.argv[2]), sys.argv[3:])
+    command, folder, *words = sys.argv[1:]
+    if command == "settings":
+        settings(Path(folder), words)
+    elif command == "check":
+        source, target, reference = words
+        check(Path(folder), source, target, Path(reference))
     else:
-        finish(Path(sys.argv[2]))
+        finish(Path(folder), int(words[0]))

@@ -20,7 +20,7 @@ reads. All models get the same flags but those of their memory. Stop it at any p
 again: it continues.
 
   DATA=FOLDER       binarised data (default examples/wmt14_de_en/work/data-bin, by prepare.sh)
-  DATA_NAME=NAME    what the report calls it (default wmt14)
+  DATA_NAME=NAME    what the report calls it (default wmt14; of other data, its folder's name)
   REFERENCE=FILE    raw references of the test set (default raw/test.LANGUAGE beside DATA)
   RUNS=FOLDER       the runs (default examples/wmt14_de_en/runs)
   SIZE=NAME         base: 6+6 layers of 512 (default); small: the paper's 4+4 layers of 128;
@@ -31,6 +31,8 @@ again: it continues.
                     (default: base and small 4096, trial 1500)
   BATCH=N           tokens of an update, over all devices (default: base and small 32768); batches
                     are accumulated until there are so many
+  REMOVE_BPE=KIND   what undoes the BPE of the translations: subword_nmt (default), sentencepiece
+  TOKENIZER=NAME    what detokenises them: moses (default) or none
   GPUS=N            devices in all, over all nodes (default: those of this machine; 0 = CPU)
   LAUNCHER=COMMAND  starts fairseq-train, for several nodes; see the README
   START=FILE        train on from this checkpoint, for UPDATES more; goes into
@@ -67,16 +69,29 @@ venv=.venv
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # Short, and the same on every machine, for what lies in the repository.
 data=${data#"$PWD"/} runs=${runs#"$PWD"/} start=${start:-} && start=${start#"$PWD"/}
+data_name=wmt14
+[ -z "${DATA:-}" ] || data_name=$(basename "${data%/data-bin}")
+data_name=${DATA_NAME:-$data_name}
 [ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
 command -v fairseq-train sacrebleu fairseq-mem >/dev/null ||
     fail "fairseq-train, sacrebleu or fairseq-mem is not there; run 'make install', or set VENV"
 
-[ -e "$data/settings.txt" ] ||
-    fail "$data is no data of preprocess.sh (no settings.txt in it); run prepare.sh, or set DATA"
-source_language=$(sed -n 's/^source //p' "$data/settings.txt")
-target_language=$(sed -n 's/^target //p' "$data/settings.txt")
+if [ -e "$data/settings.txt" ]; then # made by preprocess.sh
+    source_language=$(sed -n 's/^source //p' "$data/settings.txt")
+    target_language=$(sed -n 's/^target //p' "$data/settings.txt")
+    identity=$data/settings.txt
+else # any data of fairseq-preprocess: test.de-en.de.idx
+    identity=$(find "$data/" -maxdepth 1 -name 'train.*-*.*.idx' 2>/dev/null | sort | head -n 1) || true
+    [ -n "$identity" ] || fail "$data is no binarised parallel data; run prepare.sh, or set DATA"
+    pair=$(basename "$identity" | cut -d . -f 2)
+    source_language=${pair%-*} target_language=${pair#*-}
+fi
 reference=${reference:-$(dirname "$data")/raw/test.$target_language}
 [ -e "$reference" ] || fail "no reference $reference; set REFERENCE to the raw test set's target side"
+# One dictionary for both languages: one table of embeddings.
+share=--share-all-embeddings
+cmp -s "$data/dict.$source_language.txt" "$data/dict.$target_language.txt" ||
+    share=--share-decoder-input-output-embed
 [ -z "$start" ] || [ -e "$start" ] || fail "START=$start: no such checkpoint"
 
 size=${SIZE:-base}
@@ -86,6 +101,8 @@ trial) updates=2000 max_tokens=1500 batch=1500 average=1 ;;
 *) fail "SIZE=$size: give base, small or trial" ;;
 esac
 updates=${UPDATES:-$updates} max_tokens=${MAX_TOKENS:-$max_tokens} batch=${BATCH:-$batch}
+[ -z "${LAUNCHER:-}" ] || [ -n "${GPUS:-}" ] ||
+    fail "LAUNCHER without GPUS: set GPUS to the number of devices that it starts, over all nodes"
 gpus=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
 for name in updates max_tokens batch; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^}=${!name}: give a whole number above 0"
@@ -95,6 +112,7 @@ devices=$((gpus > 0 ? gpus : 1))
 accumulate=$(((batch + max_tokens * devices - 1) / (max_tokens * devices)))
 save_every=$((updates / 20 > 400 ? updates / 20 : 400)) # what an interruption can cost
 [ "$updates" -ge "$save_every" ] || save_every=$updates
+[ "$average" -le $((updates / save_every)) ] || average=$((updates / save_every)) # all there are
 [ $((updates % save_every)) -eq 0 ] || fail "UPDATES=$updates: give a multiple of $save_every"
 
 # ------------------------------------------------------------ the model
@@ -152,25 +170,35 @@ fi
 if [ -n "$start" ]; then # what was learned shall not be lost in the first updates
     schedule=(--lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 100)
     [ "$size" = trial ] || schedule=(--lr 3e-4 --lr-scheduler polynomial_decay --warmup-updates 1000)
-    schedule+=(--total-num-update "$updates" --finetune-from-model "$start")
+    schedule+=(--total-num-update "$updates")
     label+=", $updates more updates"
     average=1
 fi
 device=(--fp16 --num-workers 2)
 [ "$gpus" -gt 0 ] || device=(--cpu --num-workers 0)
 generate_device=() launcher=() more=() program=fairseq-train
-[ -z "${LAUNCHER:-}" ] || {
+if [ -n "${LAUNCHER:-}" ]; then
     read -ra launcher <<<"$LAUNCHER"
     program=$(command -v fairseq-train) # torchrun wants a path
-}
+else # fairseq's own default is all that the machine has
+    device+=(--distributed-world-size "$devices")
+fi
 [ -z "${TRAIN_FLAGS:-}" ] || read -ra more <<<"$TRAIN_FLAGS"
 
 run=$runs/$size${start:+-extension}/$model/seed-$seed
+newest=''
+[ ! -d "$run" ] || [ -e "$run/model.pt" ] || newest=$(python scripts/newest_checkpoint.py "$run")
+begin_from=()
+if [ -n "$newest" ]; then
+    begin_from=(--restore-file "$newest")
+elif [ -n "$start" ]; then
+    begin_from=(--finetune-from-model "$start")
+fi
 
 train=(
     "${launcher[@]}" "$program" "$data" --user-dir fairseq_mem
     # the model
-    --arch "$arch" "${memory[@]}" "${sizes[@]}" --share-all-embeddings
+    --arch "$arch" "${memory[@]}" "${sizes[@]}" "$share"
     # what is learned: fairseq's label-smoothed loss and Adam to rounding, computed faster
     --criterion label_smoothed_cross_entropy_fused --label-smoothing 0.1 --dropout "$dropout"
     --optimizer adam_fused --adam-betas '(0.9, 0.98)' --adam-eps 1e-9 --clip-norm 1
@@ -183,7 +211,7 @@ train=(
     --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
     --keep-interval-updates "$((average > 2 ? average : 2))" --keep-last-epochs 1 --no-last-checkpoints
     --log-format simple --log-interval 50
-    "${more[@]}"
+    "${begin_from[@]}" "${more[@]}"
 )
 [ "$gpus" -gt 0 ] || generate_device=(--cpu)
 generate=(
@@ -191,8 +219,10 @@ generate=(
     --source-lang "$source_language" --target-lang "$target_language"
     --beam 4 --lenpen 0.6 --max-len-a 1.2 --max-len-b 10
     --max-tokens "$((max_tokens * 4))" --required-batch-size-multiple 1
-    --remove-bpe --tokenizer moses "${generate_device[@]}"
+    "${generate_device[@]}"
 )
+[ "${REMOVE_BPE:-}" = none ] || generate+=(--remove-bpe "${REMOVE_BPE:-subword_nmt}")
+[ "${TOKENIZER:-}" = none ] || generate+=(--tokenizer "${TOKENIZER:-moses}")
 [ "$gpus" -eq 0 ] || generate+=(--fp16)
 validate=( # --task: without it fairseq-validate doesn't know the data's options
     fairseq-validate "$data" --user-dir fairseq_mem --path "$run/model.pt" --task translation
@@ -203,6 +233,7 @@ validate=( # --task: without it fairseq-validate doesn't know the data's options
 score=(
     sacrebleu "$reference" --input "$run/hypotheses.txt"
     --language-pair "$source_language-$target_language" --metrics bleu chrf
+    --width 6 # digits: the report computes with them
 )
 
 show() { # a command, so that it can be copied
@@ -230,7 +261,7 @@ if command -v flock >/dev/null; then
 fi
 python examples/wmt14_de_en/result.py settings "$run" \
     model="$model" label="$label" size="$size${start:+-extension}" seed:="$seed" \
-    data="${DATA_NAME:-wmt14}" data_sha256="$(sha256sum "$data/settings.txt" | cut -c 1-16)" \
+    data="$data_name" data_sha256="$(sha256sum "$identity" | cut -c 1-16)" \
     updates:="$updates" arch="$arch" memory_tokens:="$tokens" tokens_per_update:="$((max_tokens * devices * accumulate))" \
     start="$start" train_flags="${TRAIN_FLAGS:-}" || exit 1
 if [ -e "$run/result.json" ]; then
@@ -238,17 +269,44 @@ if [ -e "$run/result.json" ]; then
     exit
 fi
 
-stage='' stage_start=0
+stage=''
 begin() { # stage, title
-    stage=$1 stage_start=$SECONDS
+    # A kill -9 left its beginning behind; its end is when the run's folder was last written to.
+    local stopped
+    stopped=$(stat -c %Y "$run"/* | sort -n | tail -n 1)
+    for stage in "$run"/began.*; do
+        [ ! -e "$stage" ] || { stage=${stage##*.} && end "$stopped"; }
+    done
+    stage=$1
+    date +%s >"$run/began.$stage"
     echo "== $model, seed $seed: $2"
 }
 end() { # adds to the stage's seconds, over interruptions too
     [ -n "$stage" ] || return 0
-    local seconds="$run/seconds.$stage"
-    echo $((SECONDS - stage_start + $(cat "$seconds" 2>/dev/null || echo 0))) >"$seconds.new"
-    mv "$seconds.new" "$seconds"
+    local seconds="$run/seconds.$stage" began="$run/began.$stage" now=${1:-$(date +%s)}
+    echo $((now - $(cat "$began") + $(cat "$seconds" 2>/dev/null || echo 0))) >"$run/new.$stage"
+    mv "$run/new.$stage" "$seconds"
+    rm "$began"
     stage=''
+}
+child=''
+interruptible() { # a command, or a pipeline in a function: a signal to this script ends it at once
+    local status=0
+    set -m # in a process group of its own
+    "$@" </dev/null &
+    child=$!
+    set +m
+    wait "$child" || status=$?
+    child=''
+    return $status
+}
+stop() {
+    trap '' INT TERM
+    [ -z "$child" ] || kill -- "-$child" 2>/dev/null || true
+    wait || true
+    end
+    echo "run.sh: $model, seed $seed: stopped; run it again to continue" >&2
+    exit 130
 }
 failed() { # leaves word for the report
     echo "$*" >"$run/failed.txt"
@@ -256,7 +314,7 @@ failed() { # leaves word for the report
     fail "$* (run again to continue)"
 }
 trap end EXIT
-trap 'end; echo "run.sh: $model, seed $seed: stopped; run it again to continue" >&2; exit 130' INT TERM
+trap stop INT TERM
 rm -f "$run/failed.txt"
 
 # glibc gives large blocks of memory back to the kernel after every use; keeping them makes
@@ -265,31 +323,30 @@ rm -f "$run/failed.txt"
 
 # ------------------------------------------------------------ train
 
-finished() { # the newest $average checkpoints of a training that reached its end
+finished() { # the newest $average checkpoints of a training that reached its end, newest first
     python scripts/newest_checkpoint.py "$run" "$updates" "$average"
 }
 
+training() { # everything in the log, the progress on the screen
+    "${train[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
+        -e "s/.*train_inner.* loss=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: loss \1, \2 tokens a second/p" \
+        -e "s/.*valid on .* loss ([0-9.]+) .* ppl ([0-9.]+) .*/  $model, seed $seed: validation loss \1, perplexity \2/p"
+}
+
 if [ ! -e "$run/model.pt" ]; then
-    mapfile -t last < <(finished)
+    mapfile -t last < <(finished | tac)
     if [ ${#last[@]} -eq 0 ]; then
+        python examples/wmt14_de_en/result.py check "$data" "$source_language" "$target_language" \
+            "$reference" || failed "the test set and its reference do not fit; see above"
         begin train "training, $updates updates"
-        newest=$(python scripts/newest_checkpoint.py "$run")
-        if [ -n "$newest" ]; then # fairseq refuses --finetune-from-model beside it
-            for at in "${!train[@]}"; do
-                [ "${train[at]}" != --finetune-from-model ] || train=("${train[@]:0:at}" "${train[@]:at+2}")
-            done
-            train+=(--restore-file "$newest")
-        fi
         show "${train[@]}"
         echo "  (everything it says is in $run/train.log)"
-        "${train[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
-            -e "s/.*train_inner.* loss=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: loss \1, \2 tokens a second/p" \
-            -e "s/.*valid on .* loss ([0-9.]+) .* ppl ([0-9.]+) .*/  $model, seed $seed: validation loss \1, perplexity \2/p" || {
+        interruptible training || {
             tail -n 3 "$run/train.log" >&2
             failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
         }
         end
-        mapfile -t last < <(finished)
+        mapfile -t last < <(finished | tac)
     fi
     [ ${#last[@]} -gt 0 ] || failed "no whole checkpoint of update $updates"
     begin average "the model"
@@ -297,8 +354,11 @@ if [ ! -e "$run/model.pt" ]; then
         cp "${last[0]}" "$run/model.pt.partial"
         mv "$run/model.pt.partial" "$run/model.pt"
     else
-        show fairseq-mem average "${last[@]}" --out "$run/model.pt" | tee "$run/average.txt"
-        fairseq-mem average "${last[@]}" --out "$run/model.pt" || failed "averaging failed"
+        [ ${#last[@]} -eq "$average" ] ||
+            echo "run.sh: only ${#last[@]} of the last $average checkpoints are whole; these are averaged" >&2
+        command=(fairseq-mem average "${last[@]}" --out "$run/model.pt")
+        show "${command[@]}" | tee "$run/average.txt"
+        interruptible "${command[@]}" || failed "averaging failed"
     fi
     end
 fi
@@ -308,7 +368,7 @@ fi
 if [ ! -e "$run/losses.txt" ]; then
     begin validate "loss on the validation and the test set"
     show "${validate[@]}"
-    "${validate[@]}" >"$run/losses.partial" 2>&1 ||
+    interruptible "${validate[@]}" >"$run/losses.partial" 2>&1 ||
         failed "fairseq-validate failed: $(tail -n 1 "$run/losses.partial")"
     mv "$run/losses.partial" "$run/losses.txt"
     end
@@ -317,7 +377,7 @@ fi
 if [ ! -e "$run/hypotheses.txt" ]; then
     begin translate "translating $(wc -l <"$reference") sentences, beam 4"
     show "${generate[@]}"
-    "${generate[@]}" >"$run/generate.partial" 2>"$run/generate.log" ||
+    interruptible "${generate[@]}" >"$run/generate.partial" 2>"$run/generate.log" ||
         failed "fairseq-generate failed: $(tail -n 1 "$run/generate.log")"
     # fairseq's D- lines are its detokenised translations.
     grep ^D- "$run/generate.partial" | sort -V | cut -f 3 >"$run/hypotheses.partial"
@@ -341,4 +401,4 @@ end
     show "${generate[@]}"
     show "${score[@]}"
 } | sed "s/^+ //" >"$run/commands.txt"
-python examples/wmt14_de_en/result.py finish "$run" || failed "no result; see above"
+python examples/wmt14_de_en/result.py finish "$run" "$devices" || failed "no result; see above"

@@ -59,6 +59,7 @@ out=${folder[0]:-$runs/report}
 
 # The machine's GPUs, or its cores, are shared out; what the user has set stays.
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+[ "$gpus" -gt 0 ] || export GPUS=${GPUS:-0} # so that run.sh needs not ask
 if [ "$at_once" -gt 1 ] && [ "$gpus" -eq 0 ] && [ -z "${OMP_NUM_THREADS:-}" ]; then
     cores=$(getconf _NPROCESSORS_ONLN)
     export OMP_NUM_THREADS=$((cores > at_once ? cores / at_once : 1))
@@ -109,7 +110,6 @@ start() { # size, model, seed
 for size in "${sizes[@]}"; do
     for seed in "${seeds[@]}"; do
         for model in "${models[@]}"; do
-            [ ! -e "$runs/$size/$model/seed-$seed/result.json" ] || continue
             [ "$(cells_running)" -lt "$at_once" ] || wait_for_one
             start "$size" "$model" "$seed"
         done
@@ -118,7 +118,8 @@ done
 while [ "$(cells_running)" -gt 0 ]; do wait_for_one; done
 
 status=0
-fairseq-mem report "${sizes[@]/#/$runs/}" --out "$out" || status=$?
+fairseq-mem report "${sizes[@]/#/$runs/}" --out "$out" \
+    --expect-models "${models[@]}" --expect-seeds "${seeds[@]}" || status=$?
 if [ ${#failures[@]} -gt 0 ]; then
     printf 'table.sh: failed: %s\n' "${failures[@]}" >&2
     echo "table.sh: the reason is in failed.txt of each run; run again to retry" >&2

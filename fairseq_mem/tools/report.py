@@ -39,6 +39,7 @@ RESULTS = {  # what result.json has beside the settings
     "metrics", "signatures", "parameters", "trained_parameters", "target_tokens_per_second",
     "wall_seconds", "versions", "hardware", "threads", "commands", "reference",
 }  # fmt: skip
+OF_THE_MODEL = {"model", "label", "arch", "memory_tokens", "memory_recurrence", "seed", "start"}
 ROUNDING = 0.06  # a score that was written down with one digit behind the point
 
 Group = tuple[str, str, int]  # data, size, updates: what may be compared
@@ -67,6 +68,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--n-samples", type=int, default=1000, metavar="N",
         help="bootstrap samples for the significance (default: 1000, as sacreBLEU)",
     )  # fmt: skip
+    for name, kind in (("models", str), ("seeds", int)):
+        parser.add_argument(
+            f"--expect-{name}", nargs="+", type=kind, default=[], metavar=name[:-1].upper(),
+            help=f"name what is missing of these {name}, even where no run of them was begun",
+        )  # fmt: skip
     return parser
 
 
@@ -199,8 +205,14 @@ def _check_result(result: dict[str, Any], settings: dict[str, Any]) -> None:
             raise ValueError(f"result.json has {name} {result[name]!r}")
 
 
-def absentees(runs: list[Run]) -> list[list[str]]:
-    """Rows (run, model, seed, why) for what is not in the tables."""
+def absentees(
+    runs: list[Run], models: Iterable[str] = (), seeds: Iterable[int] = ()
+) -> list[list[str]]:
+    """Rows (run, model, seed, why) for what is not in the tables.
+
+    Missing is, in each group, a model's run of a seed that another model has, and what there is no
+    run of among the ``models`` and ``seeds`` that are expected.
+    """
     rows = []
     for run in runs:
         if run.reason:
@@ -209,11 +221,12 @@ def absentees(runs: list[Run]) -> list[list[str]]:
     known = [run for run in runs if run.settings]
     for group in sorted({run.group for run in known}, key=_group_order):
         here = [run for run in known if run.group == group]
-        for model in sorted({run.model for run in here}, key=natural):
-            seeds = {run.seed for run in here if run.model == model}
-            for seed in sorted({run.seed for run in here} - seeds):
+        for model in sorted({run.model for run in here} | set(models), key=natural):
+            had = {run.seed for run in here if run.model == model}
+            for seed in sorted(({run.seed for run in here} | set(seeds)) - had):
                 others = sorted({run.model for run in here if run.seed == seed}, key=natural)
-                why = f"missing: no run of {_title(group)}; there is one of {', '.join(others)}"
+                why = f"missing: no run of {_title(group)}"
+                why += f"; there is one of {', '.join(others)}" if others else ""
                 rows.append(["–", model, str(seed), why])
     return rows
 
@@ -222,7 +235,8 @@ def by_group(runs: list[Run]) -> dict[Group, dict[str, dict[int, Run]]]:
     """The finished runs: by group, model and seed.
 
     Raises:
-        UserError: two are of one model and seed, or a metric means two things in one group.
+        UserError: two are of one model and seed, or of different data under one name, or a metric
+            means two things in one group.
     """
     groups: dict[Group, dict[str, dict[int, Run]]] = {}
     for run in runs:
@@ -237,7 +251,15 @@ def by_group(runs: list[Run]) -> dict[Group, dict[str, dict[int, Run]]]:
         seeds[run.seed] = run
     for models in groups.values():
         first: dict[str, Run] = {}
+        text: Run | None = None  # the first run that says which data it was made with
         for run in _all(models):
+            if digest := run.settings.get("data_sha256"):
+                text = text or run
+                if digest != text.settings["data_sha256"]:
+                    raise UserError(
+                        f"{text.name} and {run.name} were trained on different data of the name "
+                        f"{run.settings['data']!r}; give data names of their own, or leave one out"
+                    )
             for name, metric in run.result["metrics"].items():
                 other = first.setdefault(name, run)
                 signatures = [_signature(some, name) for some in (other, run)]
@@ -511,15 +533,19 @@ def _significant(row: Row) -> tuple[int, int]:
     return signs.count(1), signs.count(-1)
 
 
-def _costs(runs: Iterable[Run]) -> tuple[list[int], float | None, float | None]:
-    """The numbers of parameters, the mean throughput and the mean wall time of a model's runs."""
+def _costs(runs: Iterable[Run]) -> tuple[list[tuple[int, int]], float | None, float | None]:
+    """Parameters (all, trained) that occur, mean throughput and mean wall time of some runs."""
     results = [run.result for run in runs]
-    parameters = sorted({result["parameters"] for result in results if result.get("parameters")})
+    parameters = {
+        (result["parameters"], result.get("trained_parameters") or result["parameters"])
+        for result in results
+        if result.get("parameters")
+    }
     means = []
     for name in ("target_tokens_per_second", "wall_seconds"):
         values = [result[name] for result in results if result.get(name) is not None]
         means.append(fmean(values) if values else None)
-    return parameters, means[0], means[1]
+    return sorted(parameters), means[0], means[1]
 
 
 def _duration(seconds: float | None) -> str:
@@ -535,7 +561,11 @@ def _cost_table(models: dict[str, dict[int, Run]], order: list[str]) -> list[str
         parameters, speed, wall = _costs(models[model].values())
         rows.append([
             _label(models[model]),
-            " or ".join(f"{count:,}" for count in parameters) or "–",
+            " or ".join(
+                f"{count:,}" + (f" (trained: {trained:,})" if trained != count else "")
+                for count, trained in parameters
+            )
+            or "–",
             "–" if speed is None else f"{speed:,.0f}",
             _duration(wall),
         ])  # fmt: skip
@@ -544,17 +574,28 @@ def _cost_table(models: dict[str, dict[int, Run]], order: list[str]) -> list[str
 
 
 def _settings_notes(models: dict[str, dict[int, Run]]) -> list[str]:
-    """Which settings differ between the seeds of one model, beside the seed itself."""
+    """Which settings differ between the seeds of one model, and between models, but their own."""
     notes = []
     for model, seeds in models.items():
         runs = list(seeds.values())
-        for key in sorted({key for run in runs for key in run.settings} - {"seed"}):
+        for key in sorted({key for run in runs for key in run.settings} - {"seed", "start"}):
             values = {run.name: repr(run.settings.get(key)) for run in runs}
             if len(set(values.values())) > 1:
                 told = ", ".join(f"{value} in {name}" for name, value in values.items())
                 notes.append(f"The seeds of {model} differ in `{key}`: {told}.")
-    if len({str(run.result.get("hardware")) for run in _all(models)}) > 1:
-        notes.append("Runs of one table were made on different hardware: compare no speeds.")
+    everything = _all(models)
+    for key in sorted({key for run in everything for key in run.settings} - OF_THE_MODEL):
+        of: dict[str, set[str]] = {}
+        for run in everything:
+            of.setdefault(repr(run.settings.get(key)), set()).add(run.model)
+        if len(set(map(frozenset, of.values()))) > 1:
+            told = "; ".join(
+                f"{value}: {', '.join(sorted(of[value], key=natural))}" for value in of
+            )
+            notes.append(f"The models differ in `{key}`, not in memory alone: {told}.")
+    for key, what in (("hardware", "on different hardware"), ("threads", "with other threads")):
+        if len({str(run.result.get(key)) for run in everything}) > 1:
+            notes.append(f"Runs of one table were made {what}: compare no speeds.")
     return notes
 
 
@@ -662,7 +703,7 @@ def comma_separated(groups: dict[Group, dict[str, dict[int, Run]]], tables: list
                 row.against and against.value, against.low, against.high, against.kind,
                 len(row.tests) or "", better, worse,
                 _by_seed({seed: p for seed, (p, _) in row.tests.items()}),
-                " ".join(map(str, parameters)), speed, wall,
+                " ".join(str(count) for count, _ in parameters), speed, wall,
             ])  # fmt: skip
     return text.getvalue()
 
@@ -706,7 +747,7 @@ def main(args: argparse.Namespace) -> None:
     baseline = args.baseline or "baseline"
     runs = find_runs(args.runs)
     groups = by_group(runs)
-    absent = absentees(runs)
+    absent = absentees(runs, args.expect_models, args.expect_seeds)
     if not groups:
         raise UserError(f"none of {len(runs)} runs is finished; {runs[0].name}: {runs[0].reason}")
     if args.baseline and not any(baseline in models for models in groups.values()):
