@@ -254,6 +254,7 @@ binarize() {
     # fairseq gives all parts but the first to its workers, waits for them, then does the first one
     # itself: with long texts, smaller parts keep all cores busy. The data are the same.
     [ "$pairs" -lt 50000 ] || [ "$workers" -eq 1 ] || parts=$((4 * workers))
+    [ "$parts" -le 64 ] || parts=64 # as many processes at a time, of some 60 MB each
     options=(--source-lang "$source" --target-lang "$target" --workers "$parts")
     [ "$separate" = yes ] || options+=(--joined-dictionary)
     for split in "${splits[@]}"; do
@@ -289,9 +290,10 @@ fi
 # ------------------------------------------------------------ into place
 
 # settings.txt says that the folder is complete: it goes first and comes last.
-if [ -e "$out/settings.txt" ]; then
+if [ ! -e "$partial/placing" ]; then # else a run was stopped here: what is in place is new
     rm -f "$out/settings.txt"
     rm -rf "${out:?}/text" "$out"/code* "$out"/dict.* "$out"/{train,valid,test}.*
+    : >"$partial/placing"
 fi
 for made in "$partial"/bin/* "$partial"/code* "$partial/text"; do
     [ ! -e "$made" ] || mv -f "$made" "$out/"

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,6 +248,29 @@ def test_data_is_complete_and_made_once(raw, tmp_path):
     redone = preprocess(raw, out, "--redo")
     assert redone.returncode == 0, redone.stderr
     assert "301 kept" in (out / "text/train.counts").read_text()
+
+
+@pytest.mark.cli
+def test_stopped_while_moving_into_place(raw, tmp_path):
+    """Of what was there before (--redo) some is still there when the run goes on."""
+    out = tmp_path / "data"
+    assert preprocess(raw, out).returncode == 0
+    whole = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    partial = out / "partial"
+    (partial / "bin").mkdir(parents=True)
+    for path in list(out.iterdir()):
+        if path.name.startswith(("train", "valid", "test", "dict")):
+            path.rename(partial / "bin" / path.name)
+        elif path.name in ("code", "settings.txt"):
+            path.rename(partial / path.name)
+    shutil.copytree(out / "text", partial / "text")
+    (partial / "complete").touch()
+    (out / "text/old.txt").touch()
+    (out / "code.en").write_text("of separate codes\n")
+    done = preprocess(raw, out)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == whole
+    assert not (out / "text/old.txt").exists() and not partial.exists()
 
 
 @pytest.mark.cli

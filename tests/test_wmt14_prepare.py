@@ -328,6 +328,19 @@ def test_file_that_the_server_lacks(world, missing):
     assert not (world.work / "raw").exists()
 
 
+def test_server_that_says_nothing_more(world):
+    """SacreBLEU's own download would wait for ever."""
+    world.without_cache()
+    world.mirror.stall_after[TEST] = 100
+    code = f"import sys; sys.path.insert(0, {str(RAW.parent)!r}); import wmt14; "
+    code += "wmt14.TIMEOUT_SECONDS = 2; wmt14.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(world.work)], capture_output=True, text=True, timeout=50,
+        env={**world.environment, "RETRIES": "0"},
+    )  # fmt: skip
+    refused(done, "the connection broke", "run again to continue")
+
+
 def test_server_in_trouble_is_asked_again(world):
     world.without_cache()
     world.mirror.status = {NEWS: [503], TEST: [500]}
@@ -508,6 +521,7 @@ def test_foreign_folder_is_refused(world):
     (world.work / "raw").mkdir(parents=True)
     (world.work / "raw/thesis.tex").write_text("mine")
     refused(world.raw(), "prepare.sh didn't make", "set WORK")
+    refused(world.raw("--redo"), "prepare.sh didn't make", "set WORK")
     (world.work / "raw/manifest.json").write_text("[]")
     refused(world.raw(), "manifest.json is not what prepare.sh wrote")
     assert (world.work / "raw/thesis.tex").exists()

@@ -1,9 +1,9 @@
-"""Writes the recall task: three symbols, many dots, and the same symbols again.
+"""Writes the recall task: two symbols, many dots, and the same symbols again.
 
-    keep g 3 B . . . . . . . . . . . . . . . . . . . . . recall g 3 B
+    keep g 3 . . . . . . . . . . . . . . . . . . . . . . . . recall g 3
 
-In training there are none to DOTS dots, mostly few: what is near teaches what is far (with all
-numbers equally frequent hardly anything was learned). In testing there are always DOTS.
+In training there are none to DOTS dots, mostly few: what is near teaches what is far. In testing
+there are always DOTS.
 
 usage: make_data.py FOLDER
 """
@@ -12,8 +12,8 @@ import random
 import sys
 from pathlib import Path
 
-KEPT = ("abcdefgh", "12345678", "ABCDEFGH")  # one of each
-DOTS = 40
+KEPT = ("abcdefgh", "12345678")  # one of each
+DOTS = 24
 SIZES = {"train": 20_000, "valid": 200, "test": 500}
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         lines = []
         for _ in range(size):
             kept = [generator.choice(kind) for kind in KEPT]
-            dots = int(DOTS * generator.random() ** 3 + 0.5) if split == "train" else DOTS
+            dots = int(DOTS * generator.random() ** 2 + 0.5) if split == "train" else DOTS
             lines.append(" ".join(["keep", *kept, *["."] * dots, "recall", *kept]))
         (folder / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ usage() {
     cat <<'HELP'
 usage: examples/recall/run.sh [MODEL]
 
-Trains one small model to recall three symbols that it has read 44 words before, and prints how many
+Trains one small model to recall two symbols that it has read 27 words before, and prints how many
 it recalls. A segment has 8 words and the cache 8 more, which two layers turn into a reach of 16
 words before the segment: what is further away can only come through memory. MODEL is
 
@@ -28,7 +28,7 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 model=${1:-recurrent}
 case $model in
-    recurrent) memory=(--memory-tokens 4 --memory-recurrence 7) ;;
+    recurrent) memory=(--memory-tokens 4 --memory-recurrence 5) ;;
     memory) memory=(--memory-tokens 4) ;;
     xl) memory=(--memory-tokens 0) ;;
     *)
@@ -55,20 +55,20 @@ if [ ! -e "$work/data-bin/done" ]; then
     touch "$work/data-bin/done"
 fi
 
-# All models see the same words in an update: 16 rows of 7 segments of 8. Without recurrence a
-# batch is one segment, and an update takes 7 of them.
-update_freq=7
+# All models see the same words in an update: 32 rows of 5 segments of 8. Without recurrence a
+# batch is one segment, and an update takes 5 of them.
+update_freq=5
 [ "$model" != recurrent ] || update_freq=1
 
 train=(
     fairseq-train "$work/data-bin" --user-dir fairseq_mem --task streaming_language_modeling
     # the model
     --arch mem_transformer_xl_small "${memory[@]}" --tokens-per-sample 8 --cache-length 8
-    --decoder-layers 2 --decoder-embed-dim 48 --decoder-ffn-embed-dim 96
+    --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
     --decoder-attention-heads 4 --decoder-normalize-before
     # the training
-    --criterion cross_entropy --dropout 0 --batch-size 16 --update-freq "$update_freq"
-    --optimizer adam_fused --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 4e-3
+    --criterion cross_entropy --dropout 0 --batch-size 32 --update-freq "$update_freq"
+    --optimizer adam_fused --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 2e-3
     --lr-scheduler polynomial_decay --warmup-updates 100
     --total-num-update "$updates" --max-update "$updates" --seed "$seed" --cpu
     # checkpoints

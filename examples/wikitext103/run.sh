@@ -23,7 +23,7 @@ same flags but those of their memory. Stop it at any point and run it again: it 
   RUNS=FOLDER      the runs (default examples/wikitext103/runs)
   SIZE=NAME        wiki103: 16 layers, as published (default): transformer_lm_wiki103 with adaptive
                    input and softmax; Transformer-XL with d 410, segment and cache 150
-                   trial: 4 layers of 256, block or segment 150, minutes on two CPU cores
+                   trial: 4 layers of 128, block or segment 150, minutes on two CPU cores
   UPDATES=N        length of the training (default: wiki103 286000, Transformer-XL 200000; trial 800)
   BLOCKS=N         how many blocks or rows one device reads at a time (default: wiki103 1 of 3072
                    words, Transformer-XL 60 over all devices; trial 20)
@@ -138,7 +138,7 @@ wiki103-xl) # the authors'
     ;;
 trial-*)
     arch+=(
-        --decoder-layers 4 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-attention-heads 4
+        --decoder-layers 4 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 4
         --decoder-normalize-before --dropout 0.3
     )
     schedule=(
@@ -147,7 +147,7 @@ trial-*)
         --total-num-update "$updates"
     )
     if [ $kind = lm ]; then
-        arch+=(--decoder-input-dim 256 --decoder-output-dim 256 --share-decoder-input-output-embed)
+        arch+=(--decoder-input-dim 128 --decoder-output-dim 128 --share-decoder-input-output-embed)
         evaluate=(--batch-size 20 --tokens-per-sample 150 --context-window 75)
     else
         arch+=(--cache-length 150 --adaptive-softmax-cutoff '')

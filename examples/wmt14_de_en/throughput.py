@@ -113,8 +113,8 @@ def total(*parts: Seconds) -> Seconds:
 # ---------------------------------------------------------------- the two ways
 
 
-def ours(raw: Path, folder: Path, merges: int, workers: int) -> dict[str, Seconds]:
-    """The commands of preprocess.sh."""
+def ours(raw: Path, folder: Path, merges: int, workers: int, pieces: int) -> dict[str, Seconds]:
+    """The commands of preprocess.sh; `pieces` is how many parts fairseq-preprocess makes."""
     many = ["--workers", workers]
     command = [sys.executable, CORPUS]
     made: dict[str, Seconds] = {}
@@ -134,7 +134,7 @@ def ours(raw: Path, folder: Path, merges: int, workers: int) -> dict[str, Second
             for language in LANGUAGES
         )
     )  # fmt: skip
-    made["binarise"] = binarise(folder, parts(raw, workers))
+    made["binarise"] = binarise(folder, pieces)
     return made
 
 
@@ -145,7 +145,9 @@ def count_lines(path: object) -> int:
 
 def parts(raw: Path, workers: int) -> int:
     """As preprocess.sh chooses them."""
-    return workers if workers == 1 or count_lines(f"{raw}.de") < 50_000 else 4 * workers
+    if workers == 1 or count_lines(f"{raw}.de") < 50_000:
+        return workers
+    return min(4 * workers, 64)
 
 
 def libraries(raw: Path, folder: Path, merges: int) -> dict[str, Seconds]:
@@ -321,7 +323,10 @@ def main() -> None:
         for kind, text in (("ours", raw), ("half", half)):
             name = f"{kind}_{workers}"
             result[name] = medians(
-                functools.partial(ours, text, folders[name], arguments.bpe, workers),
+                # half of the text in as many parts, or the projection would see two differences
+                functools.partial(
+                    ours, text, folders[name], arguments.bpe, workers, parts(raw, workers)
+                ),
                 arguments.repeat,
             )
     result["libraries"], result["differing"] = {}, None

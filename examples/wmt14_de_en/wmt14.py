@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tarfile
 import time
@@ -398,6 +399,7 @@ def fetch_test_set(
             return cached
         say(f"newstest2014: not whole in sacreBLEU's cache {cache}; fetching it")
     os.environ["SACREBLEU"] = str(folder)  # sacreBLEU reads it when it is imported
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # sacreBLEU sets none
     from sacrebleu.dataset import DATASETS
 
     dataset = DATASETS[TEST_SET]
@@ -530,9 +532,9 @@ def put_together(arguments: argparse.Namespace) -> None:
     }
     raw = work / "raw"
     remedy = "set WORK to another folder, or replace it with --redo"
+    if raw.exists() and not (raw / "manifest.json").exists():  # whatever --redo says
+        raise Stop(f"{raw} holds files that prepare.sh didn't make; set WORK to another folder")
     if raw.exists() and not arguments.redo:
-        if not (raw / "manifest.json").exists():
-            raise Stop(f"{raw} holds files that prepare.sh didn't make; set WORK to another folder")
         made = made_before(raw / "manifest.json", raw, f"remove {raw} and run again")
         if made is not None:
             refuse_changes(made, asked, str(raw), remedy)
