@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_translator
@@ -343,18 +344,47 @@ def test_what_fairseq_forbids_is_searched_again_without_it():
                 for (s,) in sources
             ]
 
+        def score_batch(self, sources, targets, **options):
+            assert targets == [["c"], ["c"]]
+            return [SimpleNamespace(log_probs=[-2.0, -0.5])] * 2
+
     model = Model()
     engine = CTranslate2Engine(
         model, source_prefix=[], target_prefix=[], vocabularies=[set(), {"<pad>"}],
         max_source_tokens=9, max_target_tokens=9,
     )  # fmt: skip
     (found,) = engine.search([Batch([["a"], ["b"], ["p"]], 5)], 1, 1.0)
-    assert [f[0].tokens for f in found] == [["c"], ["b"], ["c"]]
+    # and scored as if nothing had been forbidden
+    assert found == [[Found(["c"], -2.5)], [Found(["b"], -2.0)], [Found(["c"], -2.5)]]
     first, again = model.calls
     assert first[1]["min_decoding_length"] == 0
     assert again[0] == [["a"], ["p"]]
     assert again[1]["min_decoding_length"] == 1
     assert again[1]["suppress_sequences"] == [["<pad>"]]
+
+
+@pytest.mark.parametrize("certain", [0.0, 1e-7, -1e-6])
+def test_an_end_mark_that_is_certain_at_the_first_step(certain):
+    """What float32 leaves for the others says nothing: the model is asked for all of it."""
+
+    class Model:
+        def translate_batch(self, sources, **options):
+            found = SimpleNamespace(hypotheses=[["</s>", "a", "</s>"]], scores=[-0.1])
+            return [SimpleNamespace(result=lambda: found)]
+
+        def score_batch(self, sources, targets, asynchronous=False, **options):
+            if asynchronous:
+                first = SimpleNamespace(log_probs=[-50.0, certain])
+                return [SimpleNamespace(result=lambda: first)]
+            assert targets == [["</s>", "a"]]
+            return [SimpleNamespace(log_probs=[-50.0, -16.0, -0.25])]
+
+    engine = CTranslate2Engine(
+        Model(), source_prefix=[], target_prefix=["</s>"], vocabularies=[set(), {"</s>"}],
+        max_source_tokens=9, max_target_tokens=9,
+    )  # fmt: skip
+    (found,) = engine.search([Batch([["x"]], 5)], 1, 1.0)
+    assert found == [[Found(["a"], -16.25)]]
 
 
 # ---------------------------------------------------------------- folders

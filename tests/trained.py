@@ -1,6 +1,7 @@
 """Small models, random or trained for seconds, in this process with fairseq's own trainer."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,13 @@ def batch_of(task: Any, pairs: list[tuple[list[str], list[str]]]) -> dict[str, A
     return data.collater([data[index] for index in range(len(data))])
 
 
-def train(folder: Path, flags: list[str], updates: int = 0, save: str = "model.pt") -> Path:
+def train(
+    folder: Path,
+    flags: list[str],
+    updates: int = 0,
+    save: str = "model.pt",
+    texts: Callable[[int, int], list] = texts,
+) -> Path:
     """Write the dictionaries and a checkpoint as fairseq's trainer does; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_dictionaries(folder, joined="--share-all-embeddings" in flags)
