@@ -245,7 +245,9 @@ def test_the_translator_computes_as_the_folder_says(small, tmp_path):
 def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
     data, out = copy_of_small, tmp_path / "new" / "out"
     (data / "code").write_text("#version: 0.2\na b\n", encoding="utf-8")
-    (data / "settings.txt").write_text("# sacremoses 0\nsource de\nnormalize yes\n")
+    (data / "settings.txt").write_text(
+        "# sacremoses 0\nsource de\nnormalize yes\nnonprinting remove\n"
+    )
     exporter.export(data / "model.pt", data, out, "int8")
     assert json.loads((out / "fairseq_mem.json").read_text(encoding="utf-8")) == {
         "format": 1,
@@ -260,6 +262,7 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "eos": "</s>",
         "tokenizer": "moses",
         "normalize": True,
+        "remove_nonprinting": True,
         "bpe": "subword_nmt",
         "max_source_tokens": LONGEST,
         "max_target_tokens": LONGEST,

@@ -44,9 +44,17 @@ def by_fairseq(translator_files):
 # ---------------------------------------------------------------- text
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, normalize):
+@pytest.mark.parametrize(
+    ("option", "how"),
+    [
+        (None, {}),
+        ("--no-normalize", {"normalize": False}),
+        ("--remove-nonprinting", {"remove_nonprinting": True}),
+    ],
+)
+def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, option, how):
     lines = [*GERMAN, "Sie sagte: „Er kam.“", "\ttabs  and\u00a0spaces \u2028 inside ", "x\r"]
+    lines += ["so\u00adfort\tnull\u200b  breit \x07", "\u200e „Er\ue000“\u200f \x1f", "\u200b"]
     (tmp_path / "raw.de").write_bytes("".join(f"{line}\n" for line in lines).encode())
     (tmp_path / "raw.en").write_text("x\n" * len(lines))
     for words in (
@@ -54,12 +62,12 @@ def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, normalize)
         ["learn-bpe", "--merges", 120, "--output", "code", "tok.de"],
         ["apply-bpe", "--codes", "code", "tok.de", "bpe"],
     ):
-        if words[0] == "tokenize" and not normalize:
-            words.append("--no-normalize")
+        if words[0] == "tokenize" and option:
+            words.append(option)
         done = run_corpus(*(tmp_path / w if w in FILES else w for w in words))
         assert done.returncode == 0, done.stderr
     expected = [line.split() for line in (tmp_path / "bpe").read_text().split("\n")[:-1]]
-    pipeline = TextPipeline("de", "en", codes=tmp_path / "code", normalize=normalize)
+    pipeline = TextPipeline("de", "en", codes=tmp_path / "code", **how)
     assert [pipeline.split(line) for line in lines] == expected
     assert any(token.endswith(BPE_MARK) for tokens in expected for token in tokens)
 
@@ -406,6 +414,14 @@ def test_normalisation_can_be_off(folder):
     assert load_translator(folder).split("„eins") != ["&quot;", "eins"]
     describe(folder, normalize="gone")
     assert load_translator(folder).split("„eins")[0] == "&quot;"
+
+
+def test_control_characters_are_removed_where_the_folder_says_so(folder):
+    soft = "ei\u00adns"
+    plain = load_translator(folder).split("eins")
+    assert load_translator(folder).split(soft) != plain  # an older export says nothing
+    describe(folder, remove_nonprinting=True)
+    assert load_translator(folder).split(soft) == plain
 
 
 @pytest.mark.parametrize(

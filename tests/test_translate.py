@@ -280,6 +280,12 @@ def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_pa
     assert translate.load_checkpoint(args).split("„") == ["„"]
     (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\n")
     assert translate.load_checkpoint(args).split("„") == ["&quot;"]
+    soft = "ei\u00adns"
+    assert translate.load_checkpoint(args).split(soft) != translator.split("eins")
+    (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\nnonprinting remove\n")
+    assert translate.load_checkpoint(args).split(soft) == translate.load_checkpoint(args).split(
+        "eins"
+    )
     # of a model that reads the language that was the target
     (tmp_path / "data" / "code.de").write_text("#version: 0.2\nx y</w>\n")
     assert translate.load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]

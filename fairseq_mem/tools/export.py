@@ -26,7 +26,8 @@ The folder, format 1:
   - ``target_prefix``: words to force after it: the other slots and the end mark; [] without memory
   - ``eos``: the end mark
   - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
-    Moses' punctuation normalisation comes before; ``bpe``: "subword_nmt" or null
+    Moses' punctuation normalisation comes before; ``remove_nonprinting``: whether that takes out
+    control characters (absent: no); ``bpe``: "subword_nmt" or null
   - ``max_source_tokens``: of a text, with its end mark, without memory
   - ``max_target_tokens``: of a translation, with its end mark, without memory
 
@@ -169,6 +170,7 @@ def export(
         "eos": spec.config.eos_token,
         "tokenizer": text.tokenizer,
         "normalize": text.normalize,
+        "remove_nonprinting": text.remove_nonprinting,
         "bpe": None if text.codes is None else "subword_nmt",
         "max_source_tokens": model.encoder.max_positions(),
         "max_target_tokens": model.decoder.max_positions(),

@@ -69,6 +69,7 @@ def load_translator(
         codes=folder / "code" if description["bpe"] else None,
         tokenizer=description["tokenizer"],
         normalize=description.get("normalize", True),
+        remove_nonprinting=description.get("remove_nonprinting", False),
     )
     return Translator(engine, text)
 
