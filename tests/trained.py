@@ -23,14 +23,19 @@ SMALL = """
 """.split()
 
 
+def dictionary(language: str, joined: bool) -> Dictionary:
+    """The words of one or of two languages."""
+    made = Dictionary()
+    for letter in "st" if joined else {"de": "s", "en": "t"}[language]:
+        for number in range(WORDS):
+            made.add_symbol(f"{letter}{number}")
+    return made
+
+
 def write_dictionaries(folder: Path, joined: bool) -> None:
-    """`dict.de.txt` and `dict.en.txt`; words of one or of two languages."""
-    for language, kind in (("de", "s"), ("en", "t")):
-        made = Dictionary()
-        for letter in "st" if joined else kind:
-            for number in range(WORDS):
-                made.add_symbol(f"{letter}{number}")
-        made.save(str(folder / f"dict.{language}.txt"))
+    """`dict.de.txt` and `dict.en.txt`."""
+    for language in ("de", "en"):
+        dictionary(language, joined).save(str(folder / f"dict.{language}.txt"))
 
 
 def texts(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
