@@ -424,6 +424,29 @@ def test_files_that_do_not_fit(copy_of_small, tmp_path):
     assert "is no checkpoint that fairseq can read" in refusal(data, tmp_path)
 
 
+@pytest.mark.parametrize("spoil", ["numbers", "bytes", "width", "settings"])
+def test_data_and_checkpoints_that_fairseq_stumbles_over(copy_of_small, tmp_path, spoil):
+    data, words = copy_of_small, copy_of_small / "dict.en.txt"
+    if spoil == "numbers":
+        words.write_text(words.read_text().replace(" 1\n", " one\n"), encoding="utf-8")
+    elif spoil == "bytes":
+        words.write_bytes(words.read_bytes().replace(b"s3 ", b"\xff "))
+    elif spoil == "width":
+        edit(data / "model.pt", "decoder_ffn_embed_dim", 48)
+    else:
+        (data / "settings.txt").write_bytes(b"source \xff\n")
+    message = refusal(data, tmp_path)
+    assert f"cannot load {data / 'model.pt'} with the dictionaries of {data}: " in message
+
+
+@pytest.mark.parametrize("text", [b"no merges\n of three words\n", b"\xff"])
+def test_files_that_hold_no_merges(copy_of_small, tmp_path, text, capsys):
+    (tmp_path / "merges").write_bytes(text)
+    message = refusal(copy_of_small, tmp_path, "--bpe-codes", tmp_path / "merges")
+    assert f"{tmp_path / 'merges'} holds no BPE merges" in message
+    assert capsys.readouterr().err == ""
+
+
 def test_the_quantization_is_checked(small, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         arguments = [small / "model.pt", small, "--out", tmp_path / "out", "--quantization", "int4"]

@@ -158,7 +158,7 @@ def test_limits_are_fairseqs_of_each_sentence_alone():
     assert (len(first.sources), first.max_tokens) == (3, 14)
     # those that grew beyond their own limit, once more
     assert [(len(b.sources[0]), b.max_tokens) for b in again] == [(3, 5), (4, 7)]
-    plain(engine).translate(["x " * 49], max_len_b=1000)
+    plain(engine).translate(["x " * 49], max_len_a=1e308)
     assert engine.batches[-1].max_tokens == engine.max_target_tokens - 1
 
 
@@ -203,6 +203,8 @@ def test_options_that_make_no_sense():
         ({"nbest": 5}, "nbest 5 with beam 4"),
         ({"nbest": 0}, "nbest 0"),
         ({"batch_tokens": 0}, "batch_tokens 0"),
+        ({"length_penalty": 300.0}, "length_penalty 300.0: give a number from -10 to 10"),
+        ({"length_penalty": float("nan")}, "length_penalty nan"),
         ({"max_len_a": 0.0, "max_len_b": 0.9}, "allow no translation"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -470,7 +472,7 @@ def test_neither_fairseq_nor_torch_is_imported(translator_files, served):
     assert done.stdout == f"{served.translate(['eins zwei drei.', ''])}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.cli
 def test_installs_into_an_empty_environment(translator_files, tmp_path, served):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import small_translator
-from fairseq_mem_serve import load_translator
+from fairseq_mem_serve import Translator, load_translator
 
 import fairseq_mem
 from fairseq_mem.tools import cli, translate
@@ -248,6 +248,30 @@ def test_refusals(translator_files, tmp_path):
     assert "cannot read --input" in refused("--input", tmp_path / "no")
     assert "no GPU" in refused("--device", "cuda")
     assert "allow no translation" in refused("--max-len-a", 0, "--max-len-b", 0)
+
+
+def test_a_length_penalty_that_no_number_can_hold(translator_files, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["translate", str(translator_files.exported), "--length-penalty", "300"])
+    assert stop.value.code == 2
+    assert "300 is not between -10 and 10" in capsys.readouterr().err
+
+
+def test_a_search_that_fails_is_told_in_a_line(run, monkeypatch):
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory\n  at some place in C++")
+
+    monkeypatch.setattr(Translator, "translate_tokens", fails)
+    with pytest.raises(fairseq_mem.UserError, match=r"lines 1 to 2: out of memory$"):
+        run(b"eins.\nzwei.\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+def test_an_input_that_cannot_be_read_is_not_called_the_output(translator_files, tmp_path):
+    words = ["--output", tmp_path / "out", "--input", "/proc/self/mem"]
+    message = refusal(translator_files, *words)
+    assert "cannot read the input: Input/output error" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_no_checkpoints(translator_files, tmp_path):

@@ -41,7 +41,9 @@ best. `fairseq_mem_serve` sees to all this.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -153,8 +155,19 @@ def export(
         raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
     if codes is not None and not codes.is_file():
         raise UserError(f"--bpe-codes {codes}: there is no such file")
-    model, task = _load(checkpoint, data)
-    text = prepared(data, task.cfg.source_lang, tokenizer, codes)
+    try:
+        model, task = _load(checkpoint, data)
+        text = prepared(data, task.cfg.source_lang, tokenizer, codes)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds, from fairseq and torch
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"cannot load {checkpoint} with the dictionaries of {data}: {reason[0]}; give the "
+            "binarised data that the model learned from"
+        ) from error
+    if text.codes is not None:
+        _check_codes(text.codes)
     with torch.no_grad():
         spec, memory = _convert(model, task, quantization)
     description = {
@@ -208,6 +221,20 @@ def _check_target(out: Path, force: bool) -> None:
 
 
 # ------------------------------------------------------------ what the model needs of the data
+
+
+def _check_codes(codes: Path) -> None:
+    """Refuse what subword-nmt cannot read, before the folder that would hold it is there."""
+    from subword_nmt.apply_bpe import BPE
+
+    try:  # it prints a page, and exits
+        with codes.open(encoding="utf-8") as lines, contextlib.redirect_stderr(io.StringIO()):
+            BPE(lines)
+    except (SystemExit, UnicodeDecodeError):
+        raise UserError(
+            f"{codes} holds no BPE merges of subword-nmt; give the file that the data was made "
+            "with as --bpe-codes"
+        ) from None
 
 
 def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:

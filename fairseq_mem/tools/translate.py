@@ -93,10 +93,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--beam", type=positive, default=4, metavar="N", help="default 4")
     parser.add_argument(
         "--length-penalty",
-        type=finite,
+        type=penalty,
         default=1.0,
         metavar="P",
-        help="fairseq's --lenpen: above 1 favours longer translations (default 1)",
+        help="fairseq's --lenpen, -10 to 10: above 1 favours longer translations (default 1)",
     )
     parser.add_argument(
         "--max-len-a",
@@ -126,6 +126,14 @@ def finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
+
+
+def penalty(text: str) -> float:
+    """A length penalty, from the command line."""
+    number = finite(text)
+    if abs(number) > 10:  # fairseq_mem_serve's limit, which is imported later
+        raise argparse.ArgumentTypeError(f"{text} is not between -10 and 10")
     return number
 
 
@@ -399,8 +407,14 @@ class Run:
                 self.progress.say(f"line {self.lines + index + 1}: {error}; it is left empty")
             texts.append(text)
             tokens.append(split)
-        found = self.translator.translate_tokens(tokens, **self.options)
         first = self.lines + 1
+        try:
+            found = self.translator.translate_tokens(tokens, **self.options)
+        except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot translate lines {first} to {self.lines + len(chunk)}: {cause}"
+            ) from error
         self.lines += len(chunk)
         self.failed += len(errors)
         if not self.json:
@@ -461,7 +475,7 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
     lines: list[bytes | None] = []
     rest = bytearray()  # of a line that has not ended yet
     too_long = False  # that line; no more of it is kept
-    while block := os.read(file, BLOCK_BYTES):
+    while block := read_block(file):
         *ends, tail = block.split(b"\n")
         for end in ends:
             rest += end
@@ -484,6 +498,14 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
     while lines:
         yield lines[:most_lines]
         lines = lines[most_lines:]
+
+
+def read_block(file: int) -> bytes:
+    """What is there of the input, nothing at its end."""
+    try:
+        return os.read(file, BLOCK_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read the input: {error.strerror}") from error
 
 
 @contextlib.contextmanager

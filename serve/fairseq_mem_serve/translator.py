@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from .text import TextPipeline, TooLong
 
+MOST_PENALTY = 10  # CTranslate2's float32 holds the lengths of texts to this power
 LEAST_COST = 16  # of a sentence in a batch: a thousand words are no thousand cheap searches
 
 
@@ -111,7 +112,8 @@ class Translator:
             sentences: raw text; a blank one has one translation, the empty text with score 0.
             beam: hypotheses that the search follows.
             nbest: translations wanted of each sentence, at most ``beam``.
-            length_penalty: as fairseq's `--lenpen`; above 1 favours longer translations.
+            length_penalty: as fairseq's `--lenpen`, from -10 to 10; above 1 favours longer
+                translations.
             max_len_a: with ``max_len_b`` the length limit, as in fairseq but of each sentence
                 alone: ``a * tokens of the source, with the end mark, + b``.
             max_len_b: see there.
@@ -163,15 +165,21 @@ class Translator:
             raise ValueError(f"nbest {nbest} with beam {beam}: give 1 to the beam's size")
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens {batch_tokens}: give a number above 0")
+        if not abs(length_penalty) <= MOST_PENALTY:
+            raise ValueError(
+                f"length_penalty {length_penalty}: give a number from -{MOST_PENALTY} to "
+                f"{MOST_PENALTY}"
+            )
+        most = self._engine.max_target_tokens - 1
         limits = []
         for source in sources:
-            limit = int(max_len_a * (len(source) + 1) + max_len_b)
+            limit = int(min(max_len_a * (len(source) + 1) + max_len_b, most))
             if limit < 1 and source:
                 raise ValueError(
                     f"max_len_a {max_len_a} and max_len_b {max_len_b} allow no translation of "
                     f"{len(source)} tokens; raise them"
                 )
-            limits.append(min(limit, self._engine.max_target_tokens - 1))
+            limits.append(limit)
         found = self._search(sources, limits, beam, length_penalty, batch_tokens)
         return [self._ranked(f, length_penalty)[:nbest] for f in found]
 
