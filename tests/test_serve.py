@@ -117,6 +117,19 @@ def test_the_cache_of_words_is_bounded(translator_files, monkeypatch):
     assert len(pipeline._bpe.cache) <= 22
 
 
+def test_the_cache_of_words_is_not_emptied_while_another_thread_reads_it(
+    translator_files, monkeypatch
+):
+    """subword-nmt looks a word up, then takes it."""
+    monkeypatch.setattr("fairseq_mem_serve.text.MOST_CACHED_WORDS", 1)
+    pipeline = TextPipeline("de", "en", codes=translator_files.data / "code")
+    pipeline.split("eins")
+    read_by_another = pipeline._bpe.cache
+    pipeline.split("zwei drei")
+    assert "eins" in read_by_another
+    assert "eins" not in pipeline._bpe.cache
+
+
 # ---------------------------------------------------------------- any engine
 
 
@@ -323,12 +336,19 @@ def test_text_cannot_write_memory():
     model = Model()
     engine = CTranslate2Engine(
         model, source_prefix=["<mem-0>"], target_prefix=["<dmem-1>", "</s>"],
-        vocabularies=[{"<mem-0>", "<dmem-1>", "</s>"}] * 2,
+        start_token="<dmem-0>", vocabularies=[{"<mem-0>", "<dmem-0>", "<dmem-1>", "</s>"}] * 2,
         max_source_tokens=9, max_target_tokens=9,
     )  # fmt: skip
     with pytest.raises(InterruptedError):
-        list(engine.search([Batch([["a", "<mem-0>", "<dmem-1>"]], 5)], 2, 1.0))
-    assert model.sources == [["<mem-0>", "a", "<unk>", "<unk>"]]
+        list(engine.search([Batch([["a", "<mem-0>", "<dmem-1>", "<dmem-0>"]], 5)], 2, 1.0))
+    assert model.sources == [["<mem-0>", "a", "<unk>", "<unk>", "<unk>"]]
+
+
+def test_text_cannot_write_the_memory_of_an_export(translator_files):
+    loaded = load_translator(translator_files.exported)._engine
+    assert loaded._prefixed([["<dmem-0>", "<dmem-1>", "<mem-2>", "a"]])[0][-4:] == [
+        "<unk>", "<unk>", "<unk>", "a"
+    ]  # fmt: skip
 
 
 def test_what_fairseq_forbids_is_searched_again_without_it():

@@ -59,6 +59,7 @@ def load_translator(
         model,
         source_prefix=description["source_prefix"],
         target_prefix=description["target_prefix"],
+        start_token=description.get("decoder_start_token", END),
         vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
         max_source_tokens=description["max_source_tokens"],
         max_target_tokens=description["max_target_tokens"],
@@ -125,6 +126,7 @@ class CTranslate2Engine:
         target_prefix: what the decoder is forced to begin with: its memory but for the first slot,
             which is the start token, and then the end mark, with which fairseq's decoder starts;
             empty without memory.
+        start_token: of the decoder; its memory's first slot, or the end mark.
         vocabularies: of the source and of the target.
         max_source_tokens: of the text, with the end mark.
         max_target_tokens: of the translation, with the end mark.
@@ -136,6 +138,7 @@ class CTranslate2Engine:
         *,
         source_prefix: list[str],
         target_prefix: list[str],
+        start_token: str = END,
         vocabularies: Sequence[set[str]],
         max_source_tokens: int,
         max_target_tokens: int,
@@ -148,8 +151,8 @@ class CTranslate2Engine:
                 )
         self._model = model
         self._source_prefix, self._target_prefix = source_prefix, target_prefix
-        # Memory cannot be written in a text.
-        self._memory = {*source_prefix, *target_prefix} - {END}
+        # Memory cannot be written in a text, also where both sides have one vocabulary.
+        self._memory = {*source_prefix, start_token, *target_prefix} - {END}
         # fairseq never chooses padding, which CTranslate2's own converter renames
         self._padding = {"<pad>", "<blank>"} & vocabularies[1]
         self.max_source_tokens, self.max_target_tokens = max_source_tokens, max_target_tokens

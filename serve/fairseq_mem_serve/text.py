@@ -99,7 +99,8 @@ class TextPipeline:
             check_length(sum(-(-len(w) // self._longest_piece) for w in line.split()), limit)
             line = self._bpe.process_line(line)
             if len(self._bpe.cache) > MOST_CACHED_WORDS:
-                self._bpe.cache.clear()
+                # Another thread may be reading this one.
+                self._bpe.cache = {}
         tokens = line.split()
         check_length(len(tokens), limit)
         return tokens
