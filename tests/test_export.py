@@ -482,7 +482,8 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path, monkeypatch, t
     out = tmp_path / "out"
     if there:
         exporter.export(small / "model.pt", small, out)
-    (tmp_path / "out.partial").mkdir()  # of an export that was killed
+    foreign = tmp_path / "out.partial"
+    foreign.mkdir()
     before = {path: path.read_bytes() for path in out.glob("*")}
     save = ctranslate2.specs.TransformerSpec.save
 
@@ -494,7 +495,36 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path, monkeypatch, t
     with pytest.raises(UserError, match="No space left on device"):
         cli.main(["export", *map(str, [small / "model.pt", small, "--out", out, "--force"])])
     assert {path: path.read_bytes() for path in out.glob("*")} == before
-    assert not (tmp_path / "out.partial").exists()
+    assert set(tmp_path.iterdir()) == ({out, foreign} if there else {foreign})
+
+
+def test_an_export_that_cannot_come_into_place_leaves_the_old_one(small, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    exporter.export(small / "model.pt", small, out)
+    before = (out / "model.bin").read_bytes()
+    rename = Path.rename
+
+    def stuck(path, goal):
+        if path.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(path, goal)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    with pytest.raises(OSError, match="Input/output"):
+        exporter.export(small / "model.pt", small, out, "int8", force=True)
+    assert (out / "model.bin").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_link_points_to_is_replaced(small, tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    exporter.export(small / "model.pt", small, real)
+    size = (real / "model.bin").stat().st_size
+    link.symlink_to("real")
+    for _ in range(2):
+        exporter.export(small / "model.pt", small, link, "int8", force=True)
+    assert (real / "model.bin").stat().st_size < size
+    assert link.is_symlink() and set(tmp_path.iterdir()) == {real, link}
 
 
 def test_without_ctranslate2_it_says_what_to_install(small, tmp_path, monkeypatch):

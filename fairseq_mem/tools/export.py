@@ -188,20 +188,23 @@ def export(
         "max_source_tokens": model.encoder.max_positions(),
         "max_target_tokens": model.decoder.max_positions(),
     }
-    target = Path(os.path.abspath(out))
-    partial, replaced = (Path(f"{target}.{what}") for what in ("partial", "replaced"))
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    target = Path(os.path.realpath(out))  # what a link points to
+    partial, replaced = (Path(f"{target}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
+    partial.mkdir(parents=True)
     try:
-        partial.mkdir(parents=True)
         spec.save(str(partial))
         if text.codes is not None:
             shutil.copyfile(text.codes, partial / "code")
         written = json.dumps(description, indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
         if target.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
