@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import small_translator
+import torch
 from fairseq_mem_serve import Translator, load_translator
 
 import fairseq_mem
@@ -242,7 +243,6 @@ def test_refusals(translator_files, tmp_path):
     assert "de to en, not de to fr" in refused("--target-lang", "fr")
     assert "de to en, not cs to en" in refused("--source-lang", "cs")
     assert "fairseq-mem export makes of it" in refused("--engine", "ctranslate2", model=checkpoint)
-    assert "give --data" in refused(model=checkpoint)
     assert "is no folder" in refused("--data", tmp_path / "no", model=checkpoint)
     assert "dict.de.txt" in refused("--data", tmp_path, model=checkpoint)
     assert "cannot read --input" in refused("--input", tmp_path / "no")
@@ -313,6 +313,17 @@ def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_pa
     # of a model that reads the language that was the target
     (tmp_path / "data" / "code.de").write_text("#version: 0.2\nx y</w>\n")
     assert translate.load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]
+
+
+def test_a_checkpoint_knows_its_data(run, translator_files, tmp_path, expected):
+    out, _, status = run(text(GERMAN), model=translator_files.checkpoint)
+    assert (out, status) == (text(expected), 0)
+    for gone in (str(tmp_path / "gone"), "", None):
+        state = torch.load(translator_files.checkpoint)
+        state["cfg"]["task"]["data"] = gone
+        torch.save(state, tmp_path / "moved.pt")
+        message = refusal(translator_files, model=tmp_path / "moved.pt")
+        assert f"is not there ({gone}): give --data DATA_BIN" in message
 
 
 def test_without_the_package(monkeypatch, translator_files):

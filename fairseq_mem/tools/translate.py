@@ -59,7 +59,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         metavar="DATA_BIN",
-        help="with a checkpoint: the folder of its dictionaries and BPE codes",
+        help="with a checkpoint: the folder of its dictionaries and BPE codes (default: what it "
+        "learned from, if still there)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -213,10 +214,6 @@ def load(args: argparse.Namespace, interactive: bool) -> "Translator":
                     "has its own; leave it out"
                 )
         return load_translator(model, **engine_options(args, interactive))
-    if args.data is None:
-        raise UserError(
-            f"{model} is a checkpoint: give --data DATA_BIN, the folder of its dictionaries"
-        )
     return load_checkpoint(args)
 
 
@@ -262,7 +259,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     from fairseq.tasks.translation import TranslationTask
     from fairseq_mem_serve import TextPipeline, Translator
 
-    if not Path(args.data).is_dir():
+    if args.data is not None and not Path(args.data).is_dir():
         raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
     if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
         raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
@@ -270,14 +267,22 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         logging.getLogger(name).setLevel(logging.WARNING)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    data, overrides = args.data, {} if args.data is None else {"data": args.data}
     try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(args.model, overrides)
+        data = data or getattr(state["cfg"].task, "data", None)
+        if not (data and Path(data).is_dir()):
+            raise UserError(
+                f"{args.model} is a checkpoint, and the data that it learned from is not there "
+                f"({data}): give --data DATA_BIN, the folder of its dictionaries"
+            )
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-            [args.model], arg_overrides={"data": args.data}
+            [args.model], overrides, state=state
         )
     except Exception as error:  # of many kinds, from fairseq, torch and pickle
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"cannot load {args.model} with the dictionaries of {args.data}: {cause}"
+            f"cannot load {args.model} with the dictionaries of {data}: {cause}"
         ) from error
     if not isinstance(task, TranslationTask):
         raise UserError(f"{args.model} is no translation model, its task is {cfg.task._name}")
@@ -291,7 +296,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         model.prepare_for_inference_(cfg)
     source, target = task.cfg.source_lang, task.cfg.target_lang
     codes = args.bpe_codes and Path(args.bpe_codes)
-    text = prepared(Path(args.data), source, args.tokenizer, codes)
+    text = prepared(Path(data), source, args.tokenizer, codes)
     pipeline = TextPipeline(source, target, **text._asdict())
     return Translator(FairseqEngine(task, models), pipeline)
 
