@@ -138,8 +138,9 @@ class Recorder:
 
     max_source_tokens, max_target_tokens = 50, 30
 
-    def __init__(self):
+    def __init__(self, parallel=1):
         self.batches: list[Batch] = []
+        self.parallel = parallel
 
     def search(self, batches, beam, length_penalty):
         for batch in batches:
@@ -197,6 +198,28 @@ def test_batches_hold_sentences_of_a_length_and_no_more_tokens_than_asked():
     # short sentences are searched for as long as others
     assert [len(b) for b in batched_by_length(list(range(8)), [["x"]] * 8, 100)] == [6, 2]
     assert [len(b) for b in batched_by_length([0, 1], sources, 1)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "sentences", "batches"),
+    # 20 tokens each, with the end mark; all fit into one batch of 4,000, but it would be alone
+    [(1, 200, 1), (2, 200, 4), (4, 200, 8), (2, 40, 2), (2, 25, 1), (2, 2000, 10)],
+)
+def test_batches_are_small_enough_for_all_to_have_work(parallel, sentences, batches):
+    engine = Recorder(parallel)
+    plain(engine).translate(["x " * 19] * sentences, max_len_b=100)
+    assert len(engine.batches) == batches
+    engine.batches.clear()
+    plain(engine).translate(["x " * 19] * sentences, batch_tokens=100, max_len_b=100)
+    assert len(engine.batches) == -(-sentences // 5)
+
+
+def test_progress_is_told_batch_by_batch():
+    told: list[int] = []
+    sources = [["x"] * 20, [], *[["x"] * 9] * 6]
+    translator = plain(Recorder())
+    translator.translate_tokens(sources, batch_tokens=48, max_len_a=1.0, progress=told.append)
+    assert told == [2, 3, 2]  # once each, also of those that are searched for again
 
 
 def test_blank_sentences_and_order():

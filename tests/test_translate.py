@@ -7,6 +7,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,31 @@ def test_what_is_there_is_not_kept_waiting():
     os.close(reading)
 
 
+def test_who_goes_on_writing_is_not_kept_waiting_for_long():
+    """A line every few milliseconds, with never a pause that says that this is all."""
+    reading, writing = os.pipe()
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.wait(0.01):
+            os.write(writing, b"line\n")
+        os.close(writing)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    timer = threading.Timer(10, ended.set)
+    timer.start()
+    try:
+        chunks = translate.read_chunks(reading, 100_000)
+        assert len(next(chunks)) < 300  # of the 1,000 that it would have written
+        assert not ended.is_set()
+    finally:
+        timer.cancel()
+        ended.set()
+        writer.join()
+        os.close(reading)
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -219,8 +245,28 @@ def test_progress_is_a_line_now_and_then(run, monkeypatch):
     monkeypatch.setattr(translate, "CHUNK_LINES", 5)
     _, errors, _ = run(text(GERMAN))
     lines = errors.splitlines()
-    assert len(lines) == 3
     assert "fairseq-mem translate: 12 lines, " in lines[-1] and lines[-1].endswith(" a second")
+
+
+def test_progress_of_a_checkpoint_is_told_after_every_batch(run, translator_files, monkeypatch):
+    monkeypatch.setattr(translate, "SECONDS_BETWEEN_PROGRESS", 0)
+    options = ["--data", translator_files.data, "--batch-tokens", 80]
+    _, errors, _ = run(text(GERMAN) + b"\n", *options, model=translator_files.checkpoint)
+    counts = [int(line.split()[2]) for line in errors.splitlines()]
+    assert counts == sorted(counts) and counts[-1] == 13 and len(counts) > 3
+
+
+def test_a_checkpoint_is_given_lines_a_thousand_at_a_time(translator_files, monkeypatch):
+    """Whatever the number of threads: fairseq searches one batch after the other."""
+    asked = []
+    monkeypatch.setattr(translate.Run, "translate", lambda run, i, o, lines: asked.append(lines))
+    for model, options in (
+        (translator_files.checkpoint, ["--data", translator_files.data]),
+        (translator_files.exported, []),
+    ):
+        words = ["translate", model, "--input", os.devnull, "--threads", 3, *options]
+        assert cli.main([*map(str, words)]) == 0
+    assert asked == [1000, 3000]
 
 
 # ---------------------------------------------------------------- what is refused

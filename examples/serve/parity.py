@@ -74,9 +74,7 @@ def by_ctranslate2(
         size = (folder / "model.bin").stat().st_size
         translator = load_translator(folder, threads=1, inter_threads=args.threads)
     begin = time.perf_counter()
-    found = translator.translate_nbest(
-        sources, beam=args.beam, length_penalty=args.length_penalty, batch_tokens=1500
-    )
+    found = translator.translate_nbest(sources, beam=args.beam, length_penalty=args.length_penalty)
     seconds = time.perf_counter() - begin
     return [Translation(best.text, best.score) for best, *_ in found], seconds, size
 

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "fairseq_mem.json"  # in a folder that `fairseq-mem export` wrote
 NOT_ALL = 3  # exit status: some lines are empty because they could not be translated
-CHUNK_LINES = 1000  # a thread; a few batches, so that there are enough of about one length
+CHUNK_LINES = 1000  # for each batch at a time; so there are enough of about one length
 BLOCK_BYTES = 1 << 16
 MOST_LINE_BYTES = 1 << 20  # a longer line is not even kept
-SECONDS_TO_WAIT = 0.05  # for more input before what is there gets translated
+SECONDS_TO_WAIT = 0.05  # for more input before what is there gets translated ...
+MOST_SECONDS_TO_WAIT = 0.5  # ... and altogether, for somebody who goes on writing
 SECONDS_BETWEEN_PROGRESS = 10
 
 
@@ -168,7 +169,7 @@ def main(args: argparse.Namespace) -> int:
         run = Run(args, translator, fairseq_mem_serve.TooLong, interactive)
         try:
             with written(args.output) as output:
-                run.translate(source, output, CHUNK_LINES * (args.threads or cores()))
+                run.translate(source, output, CHUNK_LINES * translator.parallel)
         except BrokenPipeError:  # whoever reads our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + 13  # as if SIGPIPE had ended us
@@ -312,6 +313,7 @@ class FairseqEngine:
         positions = [task.max_positions(), *(model.max_positions() for model in models)]
         self.max_source_tokens = resolve_max_positions(*positions)[0]
         self.max_target_tokens = min(model.max_decoder_positions() for model in models)
+        self.parallel = 1
 
     def search(
         self, batches: Sequence["Batch"], beam: int, length_penalty: float
@@ -385,7 +387,6 @@ class Run:
             for line in self._translated(chunk):
                 output.write(line.encode("utf-8") + b"\n")
             output.flush()
-            self.progress.add(len(chunk))
             self._ask()
         if self.interactive:
             print(file=sys.stderr)  # behind the last prompt
@@ -413,8 +414,11 @@ class Run:
             texts.append(text)
             tokens.append(split)
         first = self.lines + 1
+        self.progress.add(sum(not split for split in tokens))
         try:
-            found = self.translator.translate_tokens(tokens, **self.options)
+            found = self.translator.translate_tokens(
+                tokens, **self.options, progress=self.progress.add
+            )
         except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -478,10 +482,13 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
     None stands for a line of more than MOST_LINE_BYTES. The last line may lack its ``\n``.
     """
     lines: list[bytes | None] = []
+    since = 0.0  # when the first of them came
     rest = bytearray()  # of a line that has not ended yet
     too_long = False  # that line; no more of it is kept
     while block := read_block(file):
         *ends, tail = block.split(b"\n")
+        if not lines:
+            since = time.monotonic()
         for end in ends:
             rest += end
             too_long |= len(rest) > MOST_LINE_BYTES
@@ -495,7 +502,9 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
         while len(lines) >= most_lines:
             yield lines[:most_lines]
             lines = lines[most_lines:]
-        if lines and not select.select([file], [], [], SECONDS_TO_WAIT)[0]:
+            since = time.monotonic()
+        wait = min(SECONDS_TO_WAIT, since + MOST_SECONDS_TO_WAIT - time.monotonic())
+        if lines and not (wait > 0 and select.select([file], [], [], wait)[0]):
             yield lines
             lines = []
     if rest or too_long:

@@ -63,6 +63,7 @@ def load_translator(
         vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
         max_source_tokens=description["max_source_tokens"],
         max_target_tokens=description["max_target_tokens"],
+        parallel=model.num_translators,
     )
     text = TextPipeline(
         description["source_language"],
@@ -130,6 +131,7 @@ class CTranslate2Engine:
         vocabularies: of the source and of the target.
         max_source_tokens: of the text, with the end mark.
         max_target_tokens: of the translation, with the end mark.
+        parallel: batches that the model searches at the same time.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class CTranslate2Engine:
         vocabularies: Sequence[set[str]],
         max_source_tokens: int,
         max_target_tokens: int,
+        parallel: int = 1,
     ) -> None:
         for prefix, vocabulary in zip((source_prefix, target_prefix), vocabularies, strict=True):
             unknown = [token for token in prefix if token not in vocabulary]
@@ -156,6 +159,7 @@ class CTranslate2Engine:
         # fairseq never chooses padding, which CTranslate2's own converter renames
         self._padding = {"<pad>", "<blank>"} & vocabularies[1]
         self.max_source_tokens, self.max_target_tokens = max_source_tokens, max_target_tokens
+        self.parallel = parallel
 
     def search(
         self, batches: Sequence[Batch], beam: int, length_penalty: float
