@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from commands import ROOT
 from commands import run as run_command
-from trained import texts, train, write_test_set
+from trained import batch_of, dictionary, texts, train, write_test_set
 
 pytestmark = pytest.mark.cli
 
@@ -93,10 +94,6 @@ def test_the_quickstarts_models_compete_where_they_are(tmp_path, monkeypatch):
 def test_an_exported_model_has_fairseqs_length_limit(monkeypatch):
     """Also where a batch is cut into parts: that of its longest sentence."""
     monkeypatch.syspath_prepend(ROOT)
-    from types import SimpleNamespace
-
-    from trained import batch_of, dictionary
-
     from benchmarks.exported import _jobs
 
     words = dictionary("de", joined=False)
