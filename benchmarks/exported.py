@@ -87,12 +87,12 @@ def _jobs(
         sources = sample["net_input"]["src_tokens"]
         rows = list(zip(sample["id"].tolist(), sources, strict=True))
         size = -(-len(rows) // parts)
+        # fairseq's, whose generator sees the whole batch: its longest source, with the end mark
+        limit = int(search.max_len_a * sources.size(1) + search.max_len_b)
+        limit = min(limit, about["max_target_tokens"] - 1)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             texts = [[words[i] for i in row[row.ne(words.pad())][:-1]] for _, row in part]
-            widest = max(map(len, texts)) + 1  # with the end mark, as fairseq counts
-            limit = int(search.max_len_a * widest + search.max_len_b)
-            limit = min(limit, about["max_target_tokens"] - 1)
             yield [number for number, _ in part], [about["source_prefix"] + t for t in texts], limit
 
 

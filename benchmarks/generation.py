@@ -1,6 +1,8 @@
 """Suite: beam search through fairseq's own generator, sentences a second."""
 
+import hashlib
 import importlib.util
+import json
 import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -20,6 +22,7 @@ from .suite import Suite
 
 UNIT = "sentences"
 SEARCH = "--max-len-a 1.2 --max-len-b 10 --required-batch-size-multiple 1"
+ROOT = Path(__file__).resolve().parent.parent
 # On top of USUAL, to have a usable model within minutes; as in examples/quickstart.
 FAST_LEARNING = (
     "--dropout 0 --encoder-normalize-before --decoder-normalize-before --lr 3e-3 "
@@ -220,6 +223,26 @@ def train(options: Namespace, size: str) -> dict[str, str]:
     return found
 
 
+def quickstart(root: Path) -> tuple[Path, dict[str, str]]:
+    """The quickstart's data in a checkout, and the models trained on it; none if there are none.
+
+    fairseq's own, to compare with, is the trial of examples/wmt14_de_en, which has the same size
+    and training (benchmarks/README.md says how to make it); one of other data is left out.
+    """
+    data = root / "examples" / "quickstart" / "work" / "data-bin"
+    ours = list(data.parent.glob("run-*/model.pt"))
+    if not (ours and (data / "settings.txt").is_file()):
+        return data, {}
+    found = {memory_name("shared", 10): str(max(ours, key=lambda path: path.stat().st_mtime))}
+    run = root / "examples" / "wmt14_de_en" / "runs" / "trial" / "baseline" / "seed-1"
+    if (run / "model.pt").is_file() and (run / "settings.json").is_file():
+        settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+        checksum = hashlib.sha256((data / "settings.txt").read_bytes()).hexdigest()
+        if checksum.startswith(settings["data_sha256"]):
+            found = {STOCK: str(run / "model.pt")} | found
+    return data, found
+
+
 # ------------------------------------------------------------ the suite
 
 
@@ -231,7 +254,8 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--data", metavar="DATA_BIN", help="binarised data with the test set")
     parser.add_argument("--train-minutes", type=float, metavar="M",
                         help="instead of --checkpoints: train the models first on --data; with "
-                             "neither, untrained ones write as many tokens as the reference has")
+                             "neither, the quickstart's, if it was run and no --sizes are given; "
+                             "untrained ones write as many tokens as the reference has")
     parser.add_argument("--sentences", type=int, default=1000, metavar="N",
                         help="about so many of the test set (default 1000)")
     parser.add_argument("--beam", type=int, default=4, metavar="N", help="default 4")
@@ -258,6 +282,15 @@ def check(parser: ArgumentParser, options: Namespace) -> None:
 def run(options: Namespace, report: Report) -> None:
     """Measure trained models if there are any, else untrained ones."""
     sizes = options.sizes or ["small"]
+    if not (options.data or options.sizes):
+        data, checkpoints = quickstart(ROOT)
+        if checkpoints:
+            there = Namespace(**{**vars(options), "data": str(data)})
+            workloads = trained(checkpoints, there)
+            _cell(options, report, {"models": "quickstart"}, workloads)
+        if STOCK in checkpoints:
+            return
+        report.note("benchmarks/README.md says how to compare with a trained model of fairseq's.")
     if options.checkpoints:
         _cell(options, report, {"models": "given"}, trained(dict(options.checkpoints), options))
         return

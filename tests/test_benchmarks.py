@@ -1,12 +1,14 @@
 """The benchmarks run and say what they measured; their figures are nobody's business here."""
 
+import hashlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from commands import ROOT
 from commands import run as run_command
-from trained import texts, train, write_test_set
+from trained import batch_of, dictionary, texts, train, write_test_set
 
 pytestmark = pytest.mark.cli
 
@@ -59,6 +61,51 @@ def test_batches_of_real_lengths_hold_little_padding_as_those_of_text_do(monkeyp
 def test_options_that_do_not_fit_are_refused(tmp_path):
     done = bench(tmp_path, "--dtype", "fp16", check=False)
     assert done.returncode == 2 and "needs --device cuda" in done.stderr
+
+
+def test_the_quickstarts_models_compete_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.generation import quickstart
+
+    examples = tmp_path / "examples"
+    data = examples / "quickstart" / "work" / "data-bin"
+    data.mkdir(parents=True)
+    assert quickstart(tmp_path) == (data, {})
+    (data / "settings.txt").write_text("source de\n")
+    run = examples / "quickstart" / "work" / "run-2000"
+    run.mkdir()
+    assert quickstart(tmp_path)[1] == {}  # in training
+    (run / "model.pt").touch()
+    ours = {"mem-10": str(run / "model.pt")}
+    assert quickstart(tmp_path)[1] == ours
+    stock = examples / "wmt14_de_en" / "runs" / "trial" / "baseline" / "seed-1"
+    stock.mkdir(parents=True)
+    (stock / "model.pt").touch()
+    for text, expected in (
+        ("of other data", ours),
+        ("source de\n", {"fairseq": str(stock / "model.pt"), **ours}),
+    ):
+        checksum = hashlib.sha256(text.encode()).hexdigest()[:16]
+        (stock / "settings.json").write_text(json.dumps({"data_sha256": checksum}))
+        assert quickstart(tmp_path)[1] == expected
+    assert next(iter(quickstart(tmp_path)[1])) == "fairseq"  # the one to compare with
+
+
+def test_an_exported_model_has_fairseqs_length_limit(monkeypatch):
+    """Also where a batch is cut into parts: that of its longest sentence."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.exported import _jobs
+
+    words = dictionary("de", joined=False)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    sample = batch_of(task, [(["s1"] * length, ["s1"]) for length in (9, 5, 2)])
+    search = SimpleNamespace(max_len_a=2.0, max_len_b=3)
+    for most, limit in ((1000, 2 * 10 + 3), (16, 15)):
+        about = {"source_prefix": ["<mem>"], "max_target_tokens": most}
+        jobs = list(_jobs([sample], task, search, about, parts=3))
+        assert [(len(sources[0]), limit) for _, sources, limit in jobs] == [
+            (10, limit), (6, limit), (3, limit)
+        ]  # fmt: skip
 
 
 @pytest.mark.slow

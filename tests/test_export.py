@@ -245,7 +245,9 @@ def test_the_translator_computes_as_the_folder_says(small, tmp_path):
 def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
     data, out = copy_of_small, tmp_path / "new" / "out"
     (data / "code").write_text("#version: 0.2\na b\n", encoding="utf-8")
-    (data / "settings.txt").write_text("# sacremoses 0\nsource de\nnormalize yes\n")
+    (data / "settings.txt").write_text(
+        "# sacremoses 0\nsource de\nnormalize yes\nnonprinting remove\n"
+    )
     exporter.export(data / "model.pt", data, out, "int8")
     assert json.loads((out / "fairseq_mem.json").read_text(encoding="utf-8")) == {
         "format": 1,
@@ -260,6 +262,7 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "eos": "</s>",
         "tokenizer": "moses",
         "normalize": True,
+        "remove_nonprinting": True,
         "bpe": "subword_nmt",
         "max_source_tokens": LONGEST,
         "max_target_tokens": LONGEST,
@@ -421,6 +424,29 @@ def test_files_that_do_not_fit(copy_of_small, tmp_path):
     assert "is no checkpoint that fairseq can read" in refusal(data, tmp_path)
 
 
+@pytest.mark.parametrize("spoil", ["numbers", "bytes", "width", "settings"])
+def test_data_and_checkpoints_that_fairseq_stumbles_over(copy_of_small, tmp_path, spoil):
+    data, words = copy_of_small, copy_of_small / "dict.en.txt"
+    if spoil == "numbers":
+        words.write_text(words.read_text().replace(" 1\n", " one\n"), encoding="utf-8")
+    elif spoil == "bytes":
+        words.write_bytes(words.read_bytes().replace(b"s3 ", b"\xff "))
+    elif spoil == "width":
+        edit(data / "model.pt", "decoder_ffn_embed_dim", 48)
+    else:
+        (data / "settings.txt").write_bytes(b"source \xff\n")
+    message = refusal(data, tmp_path)
+    assert f"cannot load {data / 'model.pt'} with the dictionaries of {data}: " in message
+
+
+@pytest.mark.parametrize("text", [b"no merges\n of three words\n", b"\xff"])
+def test_files_that_hold_no_merges(copy_of_small, tmp_path, text, capsys):
+    (tmp_path / "merges").write_bytes(text)
+    message = refusal(copy_of_small, tmp_path, "--bpe-codes", tmp_path / "merges")
+    assert f"{tmp_path / 'merges'} holds no BPE merges" in message
+    assert capsys.readouterr().err == ""
+
+
 def test_the_quantization_is_checked(small, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         arguments = [small / "model.pt", small, "--out", tmp_path / "out", "--quantization", "int4"]
@@ -456,7 +482,8 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path, monkeypatch, t
     out = tmp_path / "out"
     if there:
         exporter.export(small / "model.pt", small, out)
-    (tmp_path / "out.partial").mkdir()  # of an export that was killed
+    foreign = tmp_path / "out.partial"
+    foreign.mkdir()
     before = {path: path.read_bytes() for path in out.glob("*")}
     save = ctranslate2.specs.TransformerSpec.save
 
@@ -468,7 +495,36 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path, monkeypatch, t
     with pytest.raises(UserError, match="No space left on device"):
         cli.main(["export", *map(str, [small / "model.pt", small, "--out", out, "--force"])])
     assert {path: path.read_bytes() for path in out.glob("*")} == before
-    assert not (tmp_path / "out.partial").exists()
+    assert set(tmp_path.iterdir()) == ({out, foreign} if there else {foreign})
+
+
+def test_an_export_that_cannot_come_into_place_leaves_the_old_one(small, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    exporter.export(small / "model.pt", small, out)
+    before = (out / "model.bin").read_bytes()
+    rename = Path.rename
+
+    def stuck(path, goal):
+        if path.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(path, goal)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    with pytest.raises(OSError, match="Input/output"):
+        exporter.export(small / "model.pt", small, out, "int8", force=True)
+    assert (out / "model.bin").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_link_points_to_is_replaced(small, tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    exporter.export(small / "model.pt", small, real)
+    size = (real / "model.bin").stat().st_size
+    link.symlink_to("real")
+    for _ in range(2):
+        exporter.export(small / "model.pt", small, link, "int8", force=True)
+    assert (real / "model.bin").stat().st_size < size
+    assert link.is_symlink() and set(tmp_path.iterdir()) == {real, link}
 
 
 def test_without_ctranslate2_it_says_what_to_install(small, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_translator
@@ -43,9 +44,17 @@ def by_fairseq(translator_files):
 # ---------------------------------------------------------------- text
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, normalize):
+@pytest.mark.parametrize(
+    ("option", "how"),
+    [
+        (None, {}),
+        ("--no-normalize", {"normalize": False}),
+        ("--remove-nonprinting", {"remove_nonprinting": True}),
+    ],
+)
+def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, option, how):
     lines = [*GERMAN, "Sie sagte: „Er kam.“", "\ttabs  and\u00a0spaces \u2028 inside ", "x\r"]
+    lines += ["so\u00adfort\tnull\u200b  breit \x07", "\u200e „Er\ue000“\u200f \x1f", "\u200b"]
     (tmp_path / "raw.de").write_bytes("".join(f"{line}\n" for line in lines).encode())
     (tmp_path / "raw.en").write_text("x\n" * len(lines))
     for words in (
@@ -53,12 +62,12 @@ def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, normalize)
         ["learn-bpe", "--merges", 120, "--output", "code", "tok.de"],
         ["apply-bpe", "--codes", "code", "tok.de", "bpe"],
     ):
-        if words[0] == "tokenize" and not normalize:
-            words.append("--no-normalize")
+        if words[0] == "tokenize" and option:
+            words.append(option)
         done = run_corpus(*(tmp_path / w if w in FILES else w for w in words))
         assert done.returncode == 0, done.stderr
     expected = [line.split() for line in (tmp_path / "bpe").read_text().split("\n")[:-1]]
-    pipeline = TextPipeline("de", "en", codes=tmp_path / "code", normalize=normalize)
+    pipeline = TextPipeline("de", "en", codes=tmp_path / "code", **how)
     assert [pipeline.split(line) for line in lines] == expected
     assert any(token.endswith(BPE_MARK) for tokens in expected for token in tokens)
 
@@ -108,6 +117,19 @@ def test_the_cache_of_words_is_bounded(translator_files, monkeypatch):
     assert len(pipeline._bpe.cache) <= 22
 
 
+def test_the_cache_of_words_is_not_emptied_while_another_thread_reads_it(
+    translator_files, monkeypatch
+):
+    """subword-nmt looks a word up, then takes it."""
+    monkeypatch.setattr("fairseq_mem_serve.text.MOST_CACHED_WORDS", 1)
+    pipeline = TextPipeline("de", "en", codes=translator_files.data / "code")
+    pipeline.split("eins")
+    read_by_another = pipeline._bpe.cache
+    pipeline.split("zwei drei")
+    assert "eins" in read_by_another
+    assert "eins" not in pipeline._bpe.cache
+
+
 # ---------------------------------------------------------------- any engine
 
 
@@ -116,8 +138,9 @@ class Recorder:
 
     max_source_tokens, max_target_tokens = 50, 30
 
-    def __init__(self):
+    def __init__(self, parallel=1):
         self.batches: list[Batch] = []
+        self.parallel = parallel
 
     def search(self, batches, beam, length_penalty):
         for batch in batches:
@@ -149,7 +172,7 @@ def test_limits_are_fairseqs_of_each_sentence_alone():
     assert (len(first.sources), first.max_tokens) == (3, 14)
     # those that grew beyond their own limit, once more
     assert [(len(b.sources[0]), b.max_tokens) for b in again] == [(3, 5), (4, 7)]
-    plain(engine).translate(["x " * 49], max_len_b=1000)
+    plain(engine).translate(["x " * 49], max_len_a=1e308)
     assert engine.batches[-1].max_tokens == engine.max_target_tokens - 1
 
 
@@ -177,6 +200,28 @@ def test_batches_hold_sentences_of_a_length_and_no_more_tokens_than_asked():
     assert [len(b) for b in batched_by_length([0, 1], sources, 1)] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("parallel", "sentences", "batches"),
+    # 20 tokens each, with the end mark; all fit into one batch of 4,000, but it would be alone
+    [(1, 200, 1), (2, 200, 4), (4, 200, 8), (2, 40, 2), (2, 25, 1), (2, 2000, 10)],
+)
+def test_batches_are_small_enough_for_all_to_have_work(parallel, sentences, batches):
+    engine = Recorder(parallel)
+    plain(engine).translate(["x " * 19] * sentences, max_len_b=100)
+    assert len(engine.batches) == batches
+    engine.batches.clear()
+    plain(engine).translate(["x " * 19] * sentences, batch_tokens=100, max_len_b=100)
+    assert len(engine.batches) == -(-sentences // 5)
+
+
+def test_progress_is_told_batch_by_batch():
+    told: list[int] = []
+    sources = [["x"] * 20, [], *[["x"] * 9] * 6]
+    translator = plain(Recorder())
+    translator.translate_tokens(sources, batch_tokens=48, max_len_a=1.0, progress=told.append)
+    assert told == [2, 3, 2]  # once each, also of those that are searched for again
+
+
 def test_blank_sentences_and_order():
     engine = Recorder()
     found = plain(engine).translate_nbest(["", "x", "  \t", "x x", "\n"])
@@ -194,6 +239,8 @@ def test_options_that_make_no_sense():
         ({"nbest": 5}, "nbest 5 with beam 4"),
         ({"nbest": 0}, "nbest 0"),
         ({"batch_tokens": 0}, "batch_tokens 0"),
+        ({"length_penalty": 300.0}, "length_penalty 300.0: give a number from -10 to 10"),
+        ({"length_penalty": float("nan")}, "length_penalty nan"),
         ({"max_len_a": 0.0, "max_len_b": 0.9}, "allow no translation"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -312,12 +359,19 @@ def test_text_cannot_write_memory():
     model = Model()
     engine = CTranslate2Engine(
         model, source_prefix=["<mem-0>"], target_prefix=["<dmem-1>", "</s>"],
-        vocabularies=[{"<mem-0>", "<dmem-1>", "</s>"}] * 2,
+        start_token="<dmem-0>", vocabularies=[{"<mem-0>", "<dmem-0>", "<dmem-1>", "</s>"}] * 2,
         max_source_tokens=9, max_target_tokens=9,
     )  # fmt: skip
     with pytest.raises(InterruptedError):
-        list(engine.search([Batch([["a", "<mem-0>", "<dmem-1>"]], 5)], 2, 1.0))
-    assert model.sources == [["<mem-0>", "a", "<unk>", "<unk>"]]
+        list(engine.search([Batch([["a", "<mem-0>", "<dmem-1>", "<dmem-0>"]], 5)], 2, 1.0))
+    assert model.sources == [["<mem-0>", "a", "<unk>", "<unk>", "<unk>"]]
+
+
+def test_text_cannot_write_the_memory_of_an_export(translator_files):
+    loaded = load_translator(translator_files.exported)._engine
+    assert loaded._prefixed([["<dmem-0>", "<dmem-1>", "<mem-2>", "a"]])[0][-4:] == [
+        "<unk>", "<unk>", "<unk>", "a"
+    ]  # fmt: skip
 
 
 def test_what_fairseq_forbids_is_searched_again_without_it():
@@ -343,18 +397,47 @@ def test_what_fairseq_forbids_is_searched_again_without_it():
                 for (s,) in sources
             ]
 
+        def score_batch(self, sources, targets, **options):
+            assert targets == [["c"], ["c"]]
+            return [SimpleNamespace(log_probs=[-2.0, -0.5])] * 2
+
     model = Model()
     engine = CTranslate2Engine(
         model, source_prefix=[], target_prefix=[], vocabularies=[set(), {"<pad>"}],
         max_source_tokens=9, max_target_tokens=9,
     )  # fmt: skip
     (found,) = engine.search([Batch([["a"], ["b"], ["p"]], 5)], 1, 1.0)
-    assert [f[0].tokens for f in found] == [["c"], ["b"], ["c"]]
+    # and scored as if nothing had been forbidden
+    assert found == [[Found(["c"], -2.5)], [Found(["b"], -2.0)], [Found(["c"], -2.5)]]
     first, again = model.calls
     assert first[1]["min_decoding_length"] == 0
     assert again[0] == [["a"], ["p"]]
     assert again[1]["min_decoding_length"] == 1
     assert again[1]["suppress_sequences"] == [["<pad>"]]
+
+
+@pytest.mark.parametrize("certain", [0.0, 1e-7, -1e-6])
+def test_an_end_mark_that_is_certain_at_the_first_step(certain):
+    """What float32 leaves for the others says nothing: the model is asked for all of it."""
+
+    class Model:
+        def translate_batch(self, sources, **options):
+            found = SimpleNamespace(hypotheses=[["</s>", "a", "</s>"]], scores=[-0.1])
+            return [SimpleNamespace(result=lambda: found)]
+
+        def score_batch(self, sources, targets, asynchronous=False, **options):
+            if asynchronous:
+                first = SimpleNamespace(log_probs=[-50.0, certain])
+                return [SimpleNamespace(result=lambda: first)]
+            assert targets == [["</s>", "a"]]
+            return [SimpleNamespace(log_probs=[-50.0, -16.0, -0.25])]
+
+    engine = CTranslate2Engine(
+        Model(), source_prefix=[], target_prefix=["</s>"], vocabularies=[set(), {"</s>"}],
+        max_source_tokens=9, max_target_tokens=9,
+    )  # fmt: skip
+    (found,) = engine.search([Batch([["x"]], 5)], 1, 1.0)
+    assert found == [[Found(["a"], -16.25)]]
 
 
 # ---------------------------------------------------------------- folders
@@ -376,6 +459,14 @@ def test_normalisation_can_be_off(folder):
     assert load_translator(folder).split("„eins") != ["&quot;", "eins"]
     describe(folder, normalize="gone")
     assert load_translator(folder).split("„eins")[0] == "&quot;"
+
+
+def test_control_characters_are_removed_where_the_folder_says_so(folder):
+    soft = "ei\u00adns"
+    plain = load_translator(folder).split("eins")
+    assert load_translator(folder).split(soft) != plain  # an older export says nothing
+    describe(folder, remove_nonprinting=True)
+    assert load_translator(folder).split(soft) == plain
 
 
 @pytest.mark.parametrize(
@@ -424,7 +515,7 @@ def test_neither_fairseq_nor_torch_is_imported(translator_files, served):
     assert done.stdout == f"{served.translate(['eins zwei drei.', ''])}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.cli
 def test_installs_into_an_empty_environment(translator_files, tmp_path, served):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)

@@ -7,11 +7,13 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import small_translator
-from fairseq_mem_serve import load_translator
+import torch
+from fairseq_mem_serve import Translator, load_translator
 
 import fairseq_mem
 from fairseq_mem.tools import cli, translate
@@ -176,6 +178,31 @@ def test_what_is_there_is_not_kept_waiting():
     os.close(reading)
 
 
+def test_who_goes_on_writing_is_not_kept_waiting_for_long():
+    """A line every few milliseconds, with never a pause that says that this is all."""
+    reading, writing = os.pipe()
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.wait(0.01):
+            os.write(writing, b"line\n")
+        os.close(writing)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    timer = threading.Timer(10, ended.set)
+    timer.start()
+    try:
+        chunks = translate.read_chunks(reading, 100_000)
+        assert len(next(chunks)) < 300  # of the 1,000 that it would have written
+        assert not ended.is_set()
+    finally:
+        timer.cancel()
+        ended.set()
+        writer.join()
+        os.close(reading)
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -218,8 +245,28 @@ def test_progress_is_a_line_now_and_then(run, monkeypatch):
     monkeypatch.setattr(translate, "CHUNK_LINES", 5)
     _, errors, _ = run(text(GERMAN))
     lines = errors.splitlines()
-    assert len(lines) == 3
     assert "fairseq-mem translate: 12 lines, " in lines[-1] and lines[-1].endswith(" a second")
+
+
+def test_progress_of_a_checkpoint_is_told_after_every_batch(run, translator_files, monkeypatch):
+    monkeypatch.setattr(translate, "SECONDS_BETWEEN_PROGRESS", 0)
+    options = ["--data", translator_files.data, "--batch-tokens", 80]
+    _, errors, _ = run(text(GERMAN) + b"\n", *options, model=translator_files.checkpoint)
+    counts = [int(line.split()[2]) for line in errors.splitlines()]
+    assert counts == sorted(counts) and counts[-1] == 13 and len(counts) > 3
+
+
+def test_a_checkpoint_is_given_lines_a_thousand_at_a_time(translator_files, monkeypatch):
+    """Whatever the number of threads: fairseq searches one batch after the other."""
+    asked = []
+    monkeypatch.setattr(translate.Run, "translate", lambda run, i, o, lines: asked.append(lines))
+    for model, options in (
+        (translator_files.checkpoint, ["--data", translator_files.data]),
+        (translator_files.exported, []),
+    ):
+        words = ["translate", model, "--input", os.devnull, "--threads", 3, *options]
+        assert cli.main([*map(str, words)]) == 0
+    assert asked == [1000, 3000]
 
 
 # ---------------------------------------------------------------- what is refused
@@ -242,12 +289,35 @@ def test_refusals(translator_files, tmp_path):
     assert "de to en, not de to fr" in refused("--target-lang", "fr")
     assert "de to en, not cs to en" in refused("--source-lang", "cs")
     assert "fairseq-mem export makes of it" in refused("--engine", "ctranslate2", model=checkpoint)
-    assert "give --data" in refused(model=checkpoint)
     assert "is no folder" in refused("--data", tmp_path / "no", model=checkpoint)
     assert "dict.de.txt" in refused("--data", tmp_path, model=checkpoint)
     assert "cannot read --input" in refused("--input", tmp_path / "no")
     assert "no GPU" in refused("--device", "cuda")
     assert "allow no translation" in refused("--max-len-a", 0, "--max-len-b", 0)
+
+
+def test_a_length_penalty_that_no_number_can_hold(translator_files, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["translate", str(translator_files.exported), "--length-penalty", "300"])
+    assert stop.value.code == 2
+    assert "300 is not between -10 and 10" in capsys.readouterr().err
+
+
+def test_a_search_that_fails_is_told_in_a_line(run, monkeypatch):
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory\n  at some place in C++")
+
+    monkeypatch.setattr(Translator, "translate_tokens", fails)
+    with pytest.raises(fairseq_mem.UserError, match=r"lines 1 to 2: out of memory$"):
+        run(b"eins.\nzwei.\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+def test_an_input_that_cannot_be_read_is_not_called_the_output(translator_files, tmp_path):
+    words = ["--output", tmp_path / "out", "--input", "/proc/self/mem"]
+    message = refusal(translator_files, *words)
+    assert "cannot read the input: Input/output error" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_no_checkpoints(translator_files, tmp_path):
@@ -280,9 +350,26 @@ def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_pa
     assert translate.load_checkpoint(args).split("„") == ["„"]
     (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\n")
     assert translate.load_checkpoint(args).split("„") == ["&quot;"]
+    soft = "ei\u00adns"
+    assert translate.load_checkpoint(args).split(soft) != translator.split("eins")
+    (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\nnonprinting remove\n")
+    assert translate.load_checkpoint(args).split(soft) == translate.load_checkpoint(args).split(
+        "eins"
+    )
     # of a model that reads the language that was the target
     (tmp_path / "data" / "code.de").write_text("#version: 0.2\nx y</w>\n")
     assert translate.load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]
+
+
+def test_a_checkpoint_knows_its_data(run, translator_files, tmp_path, expected):
+    out, _, status = run(text(GERMAN), model=translator_files.checkpoint)
+    assert (out, status) == (text(expected), 0)
+    for gone in (str(tmp_path / "gone"), "", None):
+        state = torch.load(translator_files.checkpoint)
+        state["cfg"]["task"]["data"] = gone
+        torch.save(state, tmp_path / "moved.pt")
+        message = refusal(translator_files, model=tmp_path / "moved.pt")
+        assert f"is not there ({gone}): give --data DATA_BIN" in message
 
 
 def test_without_the_package(monkeypatch, translator_files):

@@ -1,6 +1,7 @@
 """Small models, random or trained for seconds, in this process with fairseq's own trainer."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ SMALL = """
 """.split()
 
 
+def dictionary(language: str, joined: bool) -> Dictionary:
+    """The words of one or of two languages."""
+    made = Dictionary()
+    for letter in "st" if joined else {"de": "s", "en": "t"}[language]:
+        for number in range(WORDS):
+            made.add_symbol(f"{letter}{number}")
+    return made
+
+
 def write_dictionaries(folder: Path, joined: bool) -> None:
-    """`dict.de.txt` and `dict.en.txt`; words of one or of two languages."""
-    for language, kind in (("de", "s"), ("en", "t")):
-        made = Dictionary()
-        for letter in "st" if joined else kind:
-            for number in range(WORDS):
-                made.add_symbol(f"{letter}{number}")
-        made.save(str(folder / f"dict.{language}.txt"))
+    """`dict.de.txt` and `dict.en.txt`."""
+    for language in ("de", "en"):
+        dictionary(language, joined).save(str(folder / f"dict.{language}.txt"))
 
 
 def texts(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
@@ -52,7 +58,13 @@ def batch_of(task: Any, pairs: list[tuple[list[str], list[str]]]) -> dict[str, A
     return data.collater([data[index] for index in range(len(data))])
 
 
-def train(folder: Path, flags: list[str], updates: int = 0, save: str = "model.pt") -> Path:
+def train(
+    folder: Path,
+    flags: list[str],
+    updates: int = 0,
+    save: str = "model.pt",
+    texts: Callable[[int, int], list] = texts,
+) -> Path:
     """Write the dictionaries and a checkpoint as fairseq's trainer does; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_dictionaries(folder, joined="--share-all-embeddings" in flags)

@@ -26,7 +26,8 @@ The folder, format 1:
   - ``target_prefix``: words to force after it: the other slots and the end mark; [] without memory
   - ``eos``: the end mark
   - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
-    Moses' punctuation normalisation comes before; ``bpe``: "subword_nmt" or null
+    Moses' punctuation normalisation comes before; ``remove_nonprinting``: whether that takes out
+    control characters (absent: no); ``bpe``: "subword_nmt" or null
   - ``max_source_tokens``: of a text, with its end mark, without memory
   - ``max_target_tokens``: of a translation, with its end mark, without memory
 
@@ -40,7 +41,9 @@ best. `fairseq_mem_serve` sees to all this.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -91,7 +94,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         choices=QUANTIZATIONS,
         default="float32",
         help="of the weights (default float32). int8 is the smallest; int8_float32 keeps all but "
-        "the weights in float32, where int8 has position codes in float16",
+        "the weights in float32, where int8 has position codes in float16. float16 and bfloat16 "
+        "halve the file; a CPU that cannot compute with them well loads them as float32, with a "
+        "warning, and is as fast as with that",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
     parser.add_argument(
@@ -152,8 +157,19 @@ def export(
         raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
     if codes is not None and not codes.is_file():
         raise UserError(f"--bpe-codes {codes}: there is no such file")
-    model, task = _load(checkpoint, data)
-    text = prepared(data, task.cfg.source_lang, tokenizer, codes)
+    try:
+        model, task = _load(checkpoint, data)
+        text = prepared(data, task.cfg.source_lang, tokenizer, codes)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds, from fairseq and torch
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"cannot load {checkpoint} with the dictionaries of {data}: {reason[0]}; give the "
+            "binarised data that the model learned from"
+        ) from error
+    if text.codes is not None:
+        _check_codes(text.codes)
     with torch.no_grad():
         spec, memory = _convert(model, task, quantization)
     description = {
@@ -169,24 +185,28 @@ def export(
         "eos": spec.config.eos_token,
         "tokenizer": text.tokenizer,
         "normalize": text.normalize,
+        "remove_nonprinting": text.remove_nonprinting,
         "bpe": None if text.codes is None else "subword_nmt",
         "max_source_tokens": model.encoder.max_positions(),
         "max_target_tokens": model.decoder.max_positions(),
     }
-    target = Path(os.path.abspath(out))
-    partial, replaced = (Path(f"{target}.{what}") for what in ("partial", "replaced"))
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    target = Path(os.path.realpath(out))  # what a link points to
+    partial, replaced = (Path(f"{target}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
+    partial.mkdir(parents=True)
     try:
-        partial.mkdir(parents=True)
         spec.save(str(partial))
         if text.codes is not None:
             shutil.copyfile(text.codes, partial / "code")
         written = json.dumps(description, indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
         if target.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -206,6 +226,20 @@ def _check_target(out: Path, force: bool) -> None:
 
 
 # ------------------------------------------------------------ what the model needs of the data
+
+
+def _check_codes(codes: Path) -> None:
+    """Refuse what subword-nmt cannot read, before the folder that would hold it is there."""
+    from subword_nmt.apply_bpe import BPE
+
+    try:  # it prints a page, and exits
+        with codes.open(encoding="utf-8") as lines, contextlib.redirect_stderr(io.StringIO()):
+            BPE(lines)
+    except (SystemExit, UnicodeDecodeError):
+        raise UserError(
+            f"{codes} holds no BPE merges of subword-nmt; give the file that the data was made "
+            "with as --bpe-codes"
+        ) from None
 
 
 def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ class Prepared(NamedTuple):
 
     tokenizer: str | None  # "moses"
     normalize: bool  # Moses' punctuation normalisation comes before
+    remove_nonprinting: bool  # and takes out control characters
     codes: Path | None  # BPE merges
 
 
@@ -32,8 +33,10 @@ def prepared(
     # With `preprocess.sh --separate` the target has merges of its own, which a model of the
     # opposite direction begins with.
     places = [codes] if codes else [data / f"code.{language}", data / "code"]
+    normalize = moses and settings.get("normalize") == "yes"
     return Prepared(
         "moses" if moses else None,
-        moses and settings.get("normalize") == "yes",
+        normalize,
+        normalize and settings.get("nonprinting") == "remove",
         next((path for path in places if path.is_file()), None),
     )

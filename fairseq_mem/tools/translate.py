@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "fairseq_mem.json"  # in a folder that `fairseq-mem export` wrote
 NOT_ALL = 3  # exit status: some lines are empty because they could not be translated
-CHUNK_LINES = 1000  # a thread; a few batches, so that there are enough of about one length
+CHUNK_LINES = 1000  # for each batch at a time; so there are enough of about one length
 BLOCK_BYTES = 1 << 16
 MOST_LINE_BYTES = 1 << 20  # a longer line is not even kept
-SECONDS_TO_WAIT = 0.05  # for more input before what is there gets translated
+SECONDS_TO_WAIT = 0.05  # for more input before what is there gets translated ...
+MOST_SECONDS_TO_WAIT = 0.5  # ... and altogether, for somebody who goes on writing
 SECONDS_BETWEEN_PROGRESS = 10
 
 
@@ -59,7 +60,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         metavar="DATA_BIN",
-        help="with a checkpoint: the folder of its dictionaries and BPE codes",
+        help="with a checkpoint: the folder of its dictionaries and BPE codes (default: what it "
+        "learned from, if still there)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -93,10 +95,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--beam", type=positive, default=4, metavar="N", help="default 4")
     parser.add_argument(
         "--length-penalty",
-        type=finite,
+        type=penalty,
         default=1.0,
         metavar="P",
-        help="fairseq's --lenpen: above 1 favours longer translations (default 1)",
+        help="fairseq's --lenpen, -10 to 10: above 1 favours longer translations (default 1)",
     )
     parser.add_argument(
         "--max-len-a",
@@ -126,6 +128,14 @@ def finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
+
+
+def penalty(text: str) -> float:
+    """A length penalty, from the command line."""
+    number = finite(text)
+    if abs(number) > 10:  # fairseq_mem_serve's limit, which is imported later
+        raise argparse.ArgumentTypeError(f"{text} is not between -10 and 10")
     return number
 
 
@@ -159,7 +169,7 @@ def main(args: argparse.Namespace) -> int:
         run = Run(args, translator, fairseq_mem_serve.TooLong, interactive)
         try:
             with written(args.output) as output:
-                run.translate(source, output, CHUNK_LINES * (args.threads or cores()))
+                run.translate(source, output, CHUNK_LINES * translator.parallel)
         except BrokenPipeError:  # whoever reads our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + 13  # as if SIGPIPE had ended us
@@ -205,10 +215,6 @@ def load(args: argparse.Namespace, interactive: bool) -> "Translator":
                     "has its own; leave it out"
                 )
         return load_translator(model, **engine_options(args, interactive))
-    if args.data is None:
-        raise UserError(
-            f"{model} is a checkpoint: give --data DATA_BIN, the folder of its dictionaries"
-        )
     return load_checkpoint(args)
 
 
@@ -254,7 +260,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     from fairseq.tasks.translation import TranslationTask
     from fairseq_mem_serve import TextPipeline, Translator
 
-    if not Path(args.data).is_dir():
+    if args.data is not None and not Path(args.data).is_dir():
         raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
     if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
         raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
@@ -262,14 +268,22 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         logging.getLogger(name).setLevel(logging.WARNING)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    data, overrides = args.data, {} if args.data is None else {"data": args.data}
     try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(args.model, overrides)
+        data = data or getattr(state["cfg"].task, "data", None)
+        if not (data and Path(data).is_dir()):
+            raise UserError(
+                f"{args.model} is a checkpoint, and the data that it learned from is not there "
+                f"({data}): give --data DATA_BIN, the folder of its dictionaries"
+            )
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-            [args.model], arg_overrides={"data": args.data}
+            [args.model], overrides, state=state
         )
     except Exception as error:  # of many kinds, from fairseq, torch and pickle
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"cannot load {args.model} with the dictionaries of {args.data}: {cause}"
+            f"cannot load {args.model} with the dictionaries of {data}: {cause}"
         ) from error
     if not isinstance(task, TranslationTask):
         raise UserError(f"{args.model} is no translation model, its task is {cfg.task._name}")
@@ -283,7 +297,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         model.prepare_for_inference_(cfg)
     source, target = task.cfg.source_lang, task.cfg.target_lang
     codes = args.bpe_codes and Path(args.bpe_codes)
-    text = prepared(Path(args.data), source, args.tokenizer, codes)
+    text = prepared(Path(data), source, args.tokenizer, codes)
     pipeline = TextPipeline(source, target, **text._asdict())
     return Translator(FairseqEngine(task, models), pipeline)
 
@@ -299,6 +313,7 @@ class FairseqEngine:
         positions = [task.max_positions(), *(model.max_positions() for model in models)]
         self.max_source_tokens = resolve_max_positions(*positions)[0]
         self.max_target_tokens = min(model.max_decoder_positions() for model in models)
+        self.parallel = 1
 
     def search(
         self, batches: Sequence["Batch"], beam: int, length_penalty: float
@@ -372,7 +387,6 @@ class Run:
             for line in self._translated(chunk):
                 output.write(line.encode("utf-8") + b"\n")
             output.flush()
-            self.progress.add(len(chunk))
             self._ask()
         if self.interactive:
             print(file=sys.stderr)  # behind the last prompt
@@ -399,8 +413,17 @@ class Run:
                 self.progress.say(f"line {self.lines + index + 1}: {error}; it is left empty")
             texts.append(text)
             tokens.append(split)
-        found = self.translator.translate_tokens(tokens, **self.options)
         first = self.lines + 1
+        self.progress.add(sum(not split for split in tokens))
+        try:
+            found = self.translator.translate_tokens(
+                tokens, **self.options, progress=self.progress.add
+            )
+        except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot translate lines {first} to {self.lines + len(chunk)}: {cause}"
+            ) from error
         self.lines += len(chunk)
         self.failed += len(errors)
         if not self.json:
@@ -459,10 +482,13 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
     None stands for a line of more than MOST_LINE_BYTES. The last line may lack its ``\n``.
     """
     lines: list[bytes | None] = []
+    since = 0.0  # when the first of them came
     rest = bytearray()  # of a line that has not ended yet
     too_long = False  # that line; no more of it is kept
-    while block := os.read(file, BLOCK_BYTES):
+    while block := read_block(file):
         *ends, tail = block.split(b"\n")
+        if not lines:
+            since = time.monotonic()
         for end in ends:
             rest += end
             too_long |= len(rest) > MOST_LINE_BYTES
@@ -476,7 +502,9 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
         while len(lines) >= most_lines:
             yield lines[:most_lines]
             lines = lines[most_lines:]
-        if lines and not select.select([file], [], [], SECONDS_TO_WAIT)[0]:
+            since = time.monotonic()
+        wait = min(SECONDS_TO_WAIT, since + MOST_SECONDS_TO_WAIT - time.monotonic())
+        if lines and not (wait > 0 and select.select([file], [], [], wait)[0]):
             yield lines
             lines = []
     if rest or too_long:
@@ -484,6 +512,14 @@ def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
     while lines:
         yield lines[:most_lines]
         lines = lines[most_lines:]
+
+
+def read_block(file: int) -> bytes:
+    """What is there of the input, nothing at its end."""
+    try:
+        return os.read(file, BLOCK_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read the input: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
 END = "</s>"
 UNKNOWN = "<unk>"
+MOST_SCORED = 1024  # tokens at a time
+MOST_OF_ALL = 0.5  # a probability; one minus it is exact
 
 
 def load_translator(
@@ -57,9 +59,11 @@ def load_translator(
         model,
         source_prefix=description["source_prefix"],
         target_prefix=description["target_prefix"],
+        start_token=description.get("decoder_start_token", END),
         vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
         max_source_tokens=description["max_source_tokens"],
         max_target_tokens=description["max_target_tokens"],
+        parallel=model.num_translators,
     )
     text = TextPipeline(
         description["source_language"],
@@ -67,6 +71,7 @@ def load_translator(
         codes=folder / "code" if description["bpe"] else None,
         tokenizer=description["tokenizer"],
         normalize=description.get("normalize", True),
+        remove_nonprinting=description.get("remove_nonprinting", False),
     )
     return Translator(engine, text)
 
@@ -122,9 +127,11 @@ class CTranslate2Engine:
         target_prefix: what the decoder is forced to begin with: its memory but for the first slot,
             which is the start token, and then the end mark, with which fairseq's decoder starts;
             empty without memory.
+        start_token: of the decoder; its memory's first slot, or the end mark.
         vocabularies: of the source and of the target.
         max_source_tokens: of the text, with the end mark.
         max_target_tokens: of the translation, with the end mark.
+        parallel: batches that the model searches at the same time.
     """
 
     def __init__(
@@ -133,9 +140,11 @@ class CTranslate2Engine:
         *,
         source_prefix: list[str],
         target_prefix: list[str],
+        start_token: str = END,
         vocabularies: Sequence[set[str]],
         max_source_tokens: int,
         max_target_tokens: int,
+        parallel: int = 1,
     ) -> None:
         for prefix, vocabulary in zip((source_prefix, target_prefix), vocabularies, strict=True):
             unknown = [token for token in prefix if token not in vocabulary]
@@ -145,11 +154,12 @@ class CTranslate2Engine:
                 )
         self._model = model
         self._source_prefix, self._target_prefix = source_prefix, target_prefix
-        # Memory cannot be written in a text.
-        self._memory = {*source_prefix, *target_prefix} - {END}
+        # Memory cannot be written in a text, also where both sides have one vocabulary.
+        self._memory = {*source_prefix, start_token, *target_prefix} - {END}
         # fairseq never chooses padding, which CTranslate2's own converter renames
         self._padding = {"<pad>", "<blank>"} & vocabularies[1]
         self.max_source_tokens, self.max_target_tokens = max_source_tokens, max_target_tokens
+        self.parallel = parallel
 
     def search(
         self, batches: Sequence[Batch], beam: int, length_penalty: float
@@ -168,6 +178,12 @@ class CTranslate2Engine:
                 for forbid, group in ((False, cut - odd), (True, cut & odd)):
                     how = _How(beam, length_penalty, forbid=forbid, exhaust=True)
                     self._redo(found, batch, group, how)
+            inexact = {
+                index
+                for index, of_sentence in enumerate(found)
+                if index in odd or any(math.isnan(f.log_prob) for f in of_sentence)
+            }
+            self._rescore(found, batch, inexact)
             yield self._with_end(batch, found, beam)
 
     def _redo(self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How") -> None:
@@ -179,6 +195,34 @@ class CTranslate2Engine:
         results = self._read(*self._start(again, how), how.length_penalty)
         for index, of_sentence in zip(order, results, strict=True):
             found[index] = of_sentence
+
+    def _rescore(self, found: list[list[Found]], batch: Batch, indices: set[int]) -> None:
+        """Let the model say how probable some sentences' hypotheses are, with nothing forbidden."""
+        asked = [(index, f) for index in sorted(indices) for f in found[index]]
+        if not asked:
+            return
+        forced = len(self._target_prefix)
+        scored = self._score(
+            [batch.sources[index] for index, _ in asked],
+            [f.tokens if is_cut(f) else f.tokens[:-1] for _, f in asked],
+        )
+        for index in indices:
+            found[index] = []
+        for (index, f), log_probs in zip(asked, scored, strict=True):
+            # The end mark, which the model puts behind every target, counts if it was found.
+            of_tokens = log_probs[forced : forced + len(f.tokens)]
+            found[index].append(Found(f.tokens, sum(of_tokens)))
+
+    def _score(self, sources: list[list[str]], targets: list[list[str]]) -> list[list[float]]:
+        """The log-probabilities of what is forced, of the targets' tokens and of the end mark."""
+        scored = self._model.score_batch(
+            self._prefixed(sources),
+            [self._target_prefix + target for target in targets],
+            max_input_length=0,
+            max_batch_size=MOST_SCORED,  # each token has as many scores as there are words
+            batch_type="tokens",
+        )
+        return [result.log_probs for result in scored]
 
     def _is_odd(self, found: list[Found]) -> bool:
         """Whether fairseq forbids one of these translations: empty, or with padding."""
@@ -192,7 +236,7 @@ class CTranslate2Engine:
         # What CTranslate2 forbids loses its share of the probability to the others, what fairseq
         # forbids keeps it. So nothing is forbidden before it comes up; except for the empty
         # translation behind a prefix, on which CTranslate2 would silently spend a part of its
-        # beam: there we ask for that share.
+        # beam: there we ask for that share. What is searched again is rescored as a whole.
         searches = self._model.translate_batch(
             sources,
             target_prefix=prefixes if forced else None,
@@ -226,14 +270,19 @@ class CTranslate2Engine:
     def _read(
         self, searches: list[Any], corrections: list[Any], length_penalty: float
     ) -> list[list[Found]]:
-        """Hypotheses of every sentence: with the end mark, if they have it."""
+        """Hypotheses of every sentence: with the end mark, if they have it.
+
+        Their log-probability is nan where only :meth:`_rescore` can tell it.
+        """
         forced = len(self._target_prefix)
         found = []
         for index, search in enumerate(searches):
             result = search.result()
             correction = 0.0
             if corrections:
-                correction = math.log1p(-math.exp(corrections[index].result().log_probs[-1]))
+                end = math.exp(corrections[index].result().log_probs[-1])
+                # Near 1, or rounded to it, the end mark leaves a share that float32 does not know.
+                correction = math.log1p(-end) if end < MOST_OF_ALL else math.nan
             # CTranslate2 has divided by a length that counts the forced tokens.
             found.append(
                 [
@@ -261,14 +310,12 @@ class CTranslate2Engine:
             (index, f) for index, of_sentence in enumerate(found) for f in of_sentence if is_cut(f)
         ]
         if cut:
-            scored = self._model.score_batch(
-                self._prefixed([batch.sources[index] for index, _ in cut]),
-                [self._target_prefix + f.tokens for _, f in cut],
-                max_input_length=0,
+            scored = self._score(
+                [batch.sources[index] for index, _ in cut], [f.tokens for _, f in cut]
             )
             late: list[list[Found]] = [[] for _ in found]
-            for (index, f), result in zip(cut, scored, strict=True):
-                late[index].append(Found(f.tokens, f.log_prob + result.log_probs[-1]))
+            for (index, f), log_probs in zip(cut, scored, strict=True):
+                late[index].append(Found(f.tokens, f.log_prob + log_probs[-1]))
             for ended, candidates in zip(kept, late, strict=True):
                 candidates.sort(key=lambda f: -f.log_prob)
                 ended += candidates[: beam - len(ended)]

@@ -36,6 +36,7 @@ class TextPipeline:
         codes: file of BPE merges; None if the model's tokens are whole words.
         tokenizer: ``"moses"``, or None if the text comes tokenised and stays so.
         normalize: normalise punctuation, as `preprocess.sh` does without `--no-normalize`.
+        remove_nonprinting: take out control characters too, as with `--remove-nonprinting`.
 
     Raises:
         FileNotFoundError: there are no ``codes``.
@@ -50,6 +51,7 @@ class TextPipeline:
         codes: Path | None,
         tokenizer: str | None = "moses",
         normalize: bool = True,
+        remove_nonprinting: bool = False,
     ) -> None:
         if tokenizer not in ("moses", None):
             raise ValueError(f"tokenizer {tokenizer!r} is unknown; there is 'moses', and None")
@@ -59,7 +61,9 @@ class TextPipeline:
             from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
 
             if normalize:
-                self._normalizer = MosesPunctNormalizer(source_language)
+                self._normalizer = MosesPunctNormalizer(
+                    source_language, post_remove_control_chars=remove_nonprinting
+                )
             self._tokenizer = MosesTokenizer(source_language)
             self._detokenizer = MosesDetokenizer(target_language)
         if codes is not None:
@@ -95,7 +99,8 @@ class TextPipeline:
             check_length(sum(-(-len(w) // self._longest_piece) for w in line.split()), limit)
             line = self._bpe.process_line(line)
             if len(self._bpe.cache) > MOST_CACHED_WORDS:
-                self._bpe.cache.clear()
+                # Another thread may be reading this one.
+                self._bpe.cache = {}
         tokens = line.split()
         check_length(len(tokens), limit)
         return tokens

@@ -1,10 +1,12 @@
 """Raw sentences in, raw translations out: batching, length limits and scores of any engine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from .text import TextPipeline, TooLong
 
+MOST_PENALTY = 10  # CTranslate2's float32 holds the lengths of texts to this power
+LEAST_SHARE = 500  # source tokens: smaller batches are made only where asked for
 LEAST_COST = 16  # of a sentence in a batch: a thousand words are no thousand cheap searches
 
 
@@ -36,10 +38,12 @@ class Engine(Protocol):
     Attributes:
         max_source_tokens: the longest sentence it takes, with the end mark.
         max_target_tokens: the longest translation that it can write, with the end mark.
+        parallel: batches that it searches at the same time.
     """
 
     max_source_tokens: int
     max_target_tokens: int
+    parallel: int
 
     def search(
         self, batches: Sequence[Batch], beam: int, length_penalty: float
@@ -72,6 +76,11 @@ class Translator:
     def max_source_tokens(self) -> int:
         """The longest sentence that it takes, in subword tokens with the end mark."""
         return self._engine.max_source_tokens
+
+    @property
+    def parallel(self) -> int:
+        """Batches that it searches at the same time."""
+        return self._engine.parallel
 
     def translate(
         self,
@@ -111,11 +120,13 @@ class Translator:
             sentences: raw text; a blank one has one translation, the empty text with score 0.
             beam: hypotheses that the search follows.
             nbest: translations wanted of each sentence, at most ``beam``.
-            length_penalty: as fairseq's `--lenpen`; above 1 favours longer translations.
+            length_penalty: as fairseq's `--lenpen`, from -10 to 10; above 1 favours longer
+                translations.
             max_len_a: with ``max_len_b`` the length limit, as in fairseq but of each sentence
                 alone: ``a * tokens of the source, with the end mark, + b``.
             max_len_b: see there.
-            batch_tokens: source tokens a batch, padding counted.
+            batch_tokens: source tokens a batch, padding counted; less where otherwise some of
+                ``inter_threads`` would have nothing to do.
 
         Raises:
             TooLong: a sentence has more than ``max_source_tokens``; nothing is translated.
@@ -157,22 +168,34 @@ class Translator:
         max_len_a: float = 1.2,
         max_len_b: float = 10,
         batch_tokens: int = 4000,
+        progress: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Do :meth:`translate_nbest` for sentences that :meth:`split` made into tokens."""
+        """Do :meth:`translate_nbest` for sentences that :meth:`split` made into tokens.
+
+        Args:
+            progress: called with the number of sentences of every batch that is done, blank
+                sentences left out.
+        """
         if not 1 <= nbest <= beam:
             raise ValueError(f"nbest {nbest} with beam {beam}: give 1 to the beam's size")
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens {batch_tokens}: give a number above 0")
+        if not abs(length_penalty) <= MOST_PENALTY:
+            raise ValueError(
+                f"length_penalty {length_penalty}: give a number from -{MOST_PENALTY} to "
+                f"{MOST_PENALTY}"
+            )
+        most = self._engine.max_target_tokens - 1
         limits = []
         for source in sources:
-            limit = int(max_len_a * (len(source) + 1) + max_len_b)
+            limit = int(min(max_len_a * (len(source) + 1) + max_len_b, most))
             if limit < 1 and source:
                 raise ValueError(
                     f"max_len_a {max_len_a} and max_len_b {max_len_b} allow no translation of "
                     f"{len(source)} tokens; raise them"
                 )
-            limits.append(min(limit, self._engine.max_target_tokens - 1))
-        found = self._search(sources, limits, beam, length_penalty, batch_tokens)
+            limits.append(limit)
+        found = self._search(sources, limits, beam, length_penalty, batch_tokens, progress)
         return [self._ranked(f, length_penalty)[:nbest] for f in found]
 
     def _search(
@@ -182,13 +205,18 @@ class Translator:
         beam: int,
         length_penalty: float,
         batch_tokens: int,
+        progress: Callable[[int], None] | None,
     ) -> list[list[Found]]:
         """What the search found, of every sentence as if it were alone."""
         found = [[Found([], 0.0)] for _ in sources]
         todo = [index for index, source in enumerate(sources) if source]
+        if self._engine.parallel > 1:  # two batches for each, as one may take longer than another
+            cost = sum(cost_of(sources[i]) for i in todo)
+            share = max(LEAST_SHARE, cost // (2 * self._engine.parallel))
+            batch_tokens = min(batch_tokens, share)
         # Sentences of about one length, searched with the largest limit among them ...
         groups = list(batched_by_length(todo, sources, batch_tokens))
-        self._fill(found, groups, sources, limits, beam, length_penalty)
+        self._fill(found, groups, sources, limits, beam, length_penalty, progress)
         # ... and the few that grew beyond their own limit once more, with that.
         over = [i for i in todo if any(len(f.tokens) > limits[i] for f in found[i])]
         groups = []
@@ -206,6 +234,7 @@ class Translator:
         limits: list[int],
         beam: int,
         length_penalty: float,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         """Search for every group of sentences and put what comes out into ``found``."""
         batches = [
@@ -215,6 +244,8 @@ class Translator:
         for group, result in zip(groups, results, strict=True):
             for index, of_sentence in zip(group, result, strict=True):
                 found[index] = of_sentence
+            if progress is not None:
+                progress(len(group))
 
     def _ranked(self, found: list[Found], length_penalty: float) -> list[Hypothesis]:
         """Hypotheses, best first."""
@@ -223,6 +254,11 @@ class Translator:
         ]
         scored.sort(key=lambda pair: -pair[0])
         return [Hypothesis(self._text.join(tokens), score, tokens) for score, tokens in scored]
+
+
+def cost_of(source: list[str]) -> int:
+    """How many tokens of a batch a sentence counts for."""
+    return max(len(source) + 1, LEAST_COST)  # with the end mark
 
 
 def batched_by_length(
@@ -236,7 +272,7 @@ def batched_by_length(
             yield batch
             batch = []
         if not batch:
-            widest = max(len(sources[index]) + 1, LEAST_COST)
+            widest = cost_of(sources[index])
         batch.append(index)
     if batch:
         yield batch
