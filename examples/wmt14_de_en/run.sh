@@ -188,12 +188,6 @@ fi
 run=$runs/$size${start:+-extension}/$model/seed-$seed
 newest=''
 [ ! -d "$run" ] || [ -e "$run/model.pt" ] || newest=$(python scripts/newest_checkpoint.py "$run")
-begin_from=()
-if [ -n "$newest" ]; then
-    begin_from=(--restore-file "$newest")
-elif [ -n "$start" ]; then
-    begin_from=(--finetune-from-model "$start")
-fi
 
 train=(
     "${launcher[@]}" "$program" "$data" --user-dir fairseq_mem
@@ -211,8 +205,15 @@ train=(
     --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
     --keep-interval-updates "$((average > 2 ? average : 2))" --keep-last-epochs 1 --no-last-checkpoints
     --log-format simple --log-interval 50
-    "${begin_from[@]}" "${more[@]}"
+    "${more[@]}"
 )
+from_the_start=("${train[@]}") # for the report
+[ -z "$start" ] || from_the_start+=(--finetune-from-model "$start")
+if [ -n "$newest" ]; then
+    train+=(--restore-file "$newest")
+else
+    train=("${from_the_start[@]}")
+fi
 [ "$gpus" -gt 0 ] || generate_device=(--cpu)
 generate=(
     fairseq-generate "$data" --user-dir fairseq_mem --path "$run/model.pt" --gen-subset test
@@ -385,8 +386,9 @@ if [ ! -e "$run/hypotheses.txt" ]; then
     mv "$run/hypotheses.partial" "$run/hypotheses.txt"
     end
 fi
-[ "$(wc -l <"$run/hypotheses.txt")" -eq "$(wc -l <"$reference")" ] ||
-    failed "$(wc -l <"$run/hypotheses.txt") translations for $(wc -l <"$reference") references; is REFERENCE=$reference right?"
+lines() { grep -c '' "$1"; } # the last may lack its end
+[ "$(lines "$run/hypotheses.txt")" -eq "$(lines "$reference")" ] ||
+    failed "$(lines "$run/hypotheses.txt") translations for $(lines "$reference") references; is REFERENCE=$reference right?"
 
 begin score "scoring"
 show "${score[@]}"
@@ -396,7 +398,7 @@ cp "$reference" "$run/reference.partial"
 mv "$run/reference.partial" "$run/reference.txt"
 end
 {
-    show "${train[@]}"
+    show "${from_the_start[@]}"
     [ ! -e "$run/average.txt" ] || cat "$run/average.txt"
     show "${generate[@]}"
     show "${score[@]}"
