@@ -4,12 +4,11 @@ import logging
 import math
 import random
 import re
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import fairseq, last_line, run
+from commands import fairseq, last_line, run, two_workers
 from fairseq import options as fairseq_options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -660,25 +659,17 @@ def test_bad_options(streams, tmp_path, monkeypatch, arguments, said):
 
 @pytest.mark.cli
 @pytest.mark.slow
-def test_two_workers_resume_with_their_own_rows(streams, tmp_path, free_port):
+def test_two_workers_resume_with_their_own_rows(streams, tmp_path):
     """Each worker's cache is in the checkpoint, and goes back to that worker."""
 
-    def both(folder, port, *arguments):
-        words = [
-            *RECURRENT, "--distributed-world-size", "2", "--distributed-no-spawn",
-            "--distributed-backend", "gloo", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
-            "--ddp-backend", "legacy_ddp", "--max-update", "8", "--save-interval-updates", "4",
-            "--batch-size", "3", *arguments,
-        ]  # fmt: skip
-        with ThreadPoolExecutor(2) as pool:
-            runs = [
-                pool.submit(train, streams, folder, *words, "--distributed-rank", rank)
-                for rank in range(2)
-            ]
-            return [ran.result(timeout=300) for ran in runs]
+    def both(folder, *arguments):
+        return two_workers(
+            train, streams, folder, *RECURRENT, "--max-update", "8",
+            "--save-interval-updates", "4", "--batch-size", "3", *arguments,
+        )  # fmt: skip
 
-    first = both(tmp_path / "a", free_port)
-    again = both(tmp_path / "b", free_port, "--restore-file", tmp_path / "a/checkpoint_1_4.pt")
+    first = both(tmp_path / "a")
+    again = both(tmp_path / "b", "--restore-file", tmp_path / "a/checkpoint_1_4.pt")
     assert not any("nothing is known" in done.stdout + done.stderr for done in again)
     whole, resumed = losses(first[0]), losses(again[0])
     assert resumed and resumed == {number: whole[number] for number in resumed}
