@@ -204,6 +204,17 @@ def test_every_parameter_gets_a_gradient(options):
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+def test_every_parameter_gets_a_gradient_where_memory_is_carried_over():
+    """A gradient of zero: torch's distributed training stops where there is none."""
+    model = build(memory_tokens=3, memory_recurrence=2).train()
+    tokens = words(2, 16)
+    for part in (0, 8):
+        model.zero_grad()
+        model(tokens[:, part : part + 8], segment=4, position=part)[0].sum().backward()
+        assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert not model.decoder.memory.weight.grad.any()
+
+
 def test_memory_adds_its_vectors_and_nothing_else():
     plain = dict(build().named_parameters())
     memory = dict(build(memory_tokens=3, memory_recurrence=2).named_parameters())
@@ -289,6 +300,17 @@ def test_a_state_of_another_cache_length_and_without_recurrence():
         state = shorter.decoder._state(2, 8)
         assert state.memory is None
         assert [t.size(1) for t in state.cache] == [length] * (2 if length else 0)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_state_of_another_number_of_slots(slots):
+    """As when training resumes with other --memory-tokens: the cache stays, memory begins anew."""
+    other, model = (build(memory_tokens=n, memory_recurrence=2) for n in (2, slots))
+    features(other, words(2, 8), segment=4, position=0)
+    model.decoder.streams = other.decoder.streams
+    features(model, words(2, 8), segment=4, position=8)
+    state = model.decoder.streams[False]
+    assert state.memory.shape == (2, slots, 16) and state.cache[0].shape[:2] == (2, 5)
 
 
 def test_nothing_that_is_kept_has_a_gradient():
