@@ -13,8 +13,8 @@ from fairseq import options as fairseq_options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from references.relative_attention import stream
+from toy import SMALL, dictionary
 from toy import build as build_any
-from toy import dictionary
 
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion, UserError
 from fairseq_mem.options import check_command_line
@@ -342,6 +342,23 @@ def test_memory_states_are_those_behind_each_segment():
     assert states.shape == (2, 2, 3, 16)
     model(words(2, 8), segment=4, position=0)
     torch.testing.assert_close(model.decoder.streams[False].memory, states[-1], **EXACT)
+    with pytest.raises(UserError, match="writes no memory"):
+        build(memory_tokens=3).memory_states(words(2, 8), segment=4)
+
+
+def test_bfloat16_in_evaluation(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    options = dict(memory_tokens=3, memory_recurrence=2, double=False)
+    exact, rough = build(**options), build(**options, memory_bf16=True)
+    rough.prepare_for_inference_(SimpleNamespace(generation=SimpleNamespace()))
+    tokens = words(2, 16)
+    for position in (0, 8):
+        one, other = (
+            model(tokens[:, position : position + 8], segment=4, position=position)[0]
+            for model in (exact, rough)
+        )
+        assert other.dtype == torch.bfloat16
+        torch.testing.assert_close(other.float(), one, rtol=0, atol=0.1)
 
 
 def test_the_fused_criterion_gives_the_plain_loss():
@@ -456,6 +473,8 @@ def test_a_text_too_short_for_its_rows_is_refused(total, rows, segment, cache, s
     (dict(memory_lesion="all"), "memory_lesion is 'all'"),
     (dict(memory_init_std=0.0), "memory_init_std is 0.0"),
     (dict(memory_only=True), "there is none; give --memory-tokens"),
+    (dict(memory_only=True, memory_tokens=2, memory_recurrence=2), "leave one of the two out"),
+    (dict(adaptive_softmax_factor=0.0), "adaptive_softmax_factor is 0.0"),
     (dict(adaptive_softmax_cutoff="9,5"), "adaptive_softmax_cutoff is '9,5'"),
     (dict(adaptive_softmax_cutoff="a"), "adaptive_softmax_cutoff is 'a'"),
 ])  # fmt: skip
@@ -493,6 +512,15 @@ def test_tasks_that_make_no_sense(tmp_path):
         a_task(tmp_path).build_generator([], None)
     with pytest.raises(UserError, match="no split 'test'"):
         a_task(tmp_path).load_dataset("test")
+
+
+def test_recurrence_over_one_segment_is_warned_of_before_training(tmp_path, caplog):
+    task = a_task(tmp_path)
+    for recurrence, lines in ((1, 1), (2, 0)):
+        caplog.clear()
+        chosen = dict(memory_tokens=2, memory_recurrence=recurrence, **SMALL)
+        task.build_model(SimpleNamespace(_name="mem_transformer_xl", **chosen))
+        assert len([line for line in caplog.messages if "writing is not trained" in line]) == lines
 
 
 def test_a_task_that_shuffles_is_refused():

@@ -116,6 +116,11 @@ class StreamingLanguageModelingTask(FairseqTask):
                     f"memory_recurrence {cfg.memory_recurrence} has nothing to hand on with 0 "
                     "memory tokens; give --memory-tokens, or leave it out"
                 )
+            if getattr(cfg, "memory_recurrence", 0) == 1:
+                logger.warning(
+                    "memory_recurrence is 1, the segment itself: no gradient reaches what segments "
+                    "before it have written, so writing is not trained; give 2 or more for that"
+                )
         if getattr(cfg, "memory_recurrence", None) is None:
             raise UserError(
                 "--task streaming_language_modeling is for mem_transformer_xl, whose cache reads "
