@@ -460,6 +460,25 @@ def test_a_text_too_short_for_its_rows_is_refused(total, rows, segment, cache, s
         check_length(text(total), rows, segment, cache)
 
 
+def test_a_state_is_for_the_rows_that_it_was_saved_from(tmp_path):
+    """Training resumes with another number of workers, or on another text: its rows are others."""
+    task = a_task(tmp_path)
+    saved = StreamState(8, [torch.zeros(2, 5, 16)])
+
+    def iterator(length, workers):
+        return task.get_batch_iterator(text(length), max_sentences=2, num_shards=workers)
+
+    reading = iterator(100, 2)
+    batches = reading.next_epoch_itr()
+    next(batches), next(batches)
+    iterator(30, 1)  # of a validation
+    task.decoder = SimpleNamespace(streams={True: saved})
+    state = reading.state_dict()
+    for length, workers, kept in ((100, 2, True), (100, 1, False), (101, 2, False)):
+        iterator(length, workers).load_state_dict(state)
+        assert (True in task.decoder.streams) == kept
+
+
 # ------------------------------------------------------------ bad options
 
 

@@ -49,6 +49,8 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
 class StreamIterator(EpochBatchIterator):
     """fairseq's iterator, whose place in the epoch includes the state of the rows."""
 
+    dataset: StreamBatches
+
     def __init__(self, task: "StreamingLanguageModelingTask", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.task = task
@@ -58,12 +60,19 @@ class StreamIterator(EpochBatchIterator):
         state = super().state_dict()
         if state["iterations_in_epoch"] > 0:
             state["streams"] = self.task.streams_to_save()
+            state["streams_of"] = self._rows()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
         super().load_state_dict(state_dict)
-        self.task.restore_streams(state_dict.get("streams"))
+        # a text cut at other places, for more workers say: the state is of other words
+        same = state_dict.get("streams_of") == self._rows()
+        self.task.restore_streams(state_dict.get("streams") if same else None)
+
+    def _rows(self) -> list[int]:
+        """What the rows' beginnings depend on: words in all, rows in all."""
+        return [len(self.dataset.stream), self.dataset.rows.all]
 
 
 @register_task("streaming_language_modeling", dataclass=StreamingLanguageModelingConfig)
