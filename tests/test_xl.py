@@ -12,6 +12,7 @@ from commands import fairseq, last_line, run, two_workers
 from fairseq import options as fairseq_options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from references.relative_attention import stream
 from toy import SMALL, dictionary
 from toy import build as build_any
@@ -477,6 +478,44 @@ def test_a_state_is_for_the_rows_that_it_was_saved_from(tmp_path):
     for length, workers, kept in ((100, 2, True), (100, 1, False), (101, 2, False)):
         iterator(length, workers).load_state_dict(state)
         assert (True in task.decoder.streams) == kept
+
+
+class Overflowing(AMPOptimizer):
+    """Stands in for --amp, which needs a GPU."""
+
+    def __init__(self):
+        pass
+
+    def backward(self, loss):
+        loss.backward()
+
+
+def test_an_update_that_amp_repeats_reads_what_it_read_before(tmp_path, caplog):
+    """Updates of two batches; the second overflows twice and is given up, the third once."""
+    model = build(memory_tokens=2, memory_recurrence=2).train()
+    task = a_task(tmp_path)
+    task.decoder = model.decoder
+    tokens = words(2, 48)
+
+    def criterion(model, sample):
+        return model(**sample["net_input"])[0].pow(2).sum(), 1, {}
+
+    def update(number) -> list[float]:
+        model.zero_grad()  # as the trainer does
+        found = []
+        for position in (16 * number, 16 * number + 8):
+            part = tokens[:, position : position + 8]
+            sample = {"net_input": {"src_tokens": part, "segment": 4, "position": position}}
+            loss = task.train_step(sample, model, criterion, Overflowing(), 0)[0]
+            found.append(loss.item())
+        return found
+
+    with torch.no_grad():
+        logits = model(tokens, segment=4)[0].split(16, dim=1)
+    for number in (0, 0, 1, 1, 1, 2, 2):
+        expected = [part.pow(2).sum().item() for part in logits[number].split(8, dim=1)]
+        assert update(number) == pytest.approx(expected, abs=1e-9)
+    assert "nothing is known" not in caplog.text
 
 
 # ------------------------------------------------------------ bad options

@@ -19,6 +19,7 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import utils as distributed
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
@@ -106,6 +107,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         self.cache_length = 0
         self.decoder: Any = None
         self.gathered: list[StreamState] = []  # of all workers, before a validation
+        self.update_began: StreamState | None = None  # with --amp
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; segment and cache length are what it was trained with, or is told to.
@@ -193,6 +195,21 @@ class StreamingLanguageModelingTask(FairseqTask):
             skip_remainder_batch=skip_remainder_batch,
         )
 
+    def train_step(self, sample: Any, model: Any, criterion: Any, optimizer: Any, *args: Any,
+                   **kwargs: Any) -> Any:  # fmt: skip
+        """Hook of fairseq's trainer, for every batch of an update.
+
+        Where an update's gradient overflows under ``--amp``, the trainer repeats all of its
+        batches: the rows' state then goes back to where the update began.
+        """
+        # no parameter has a gradient: an update begins
+        if isinstance(optimizer, AMPOptimizer) and all(p.grad is None for p in model.parameters()):
+            streams, began = self.decoder.streams, self.update_began
+            if began is not None and began.position == sample["net_input"]["position"]:
+                streams[True] = began
+            self.update_began = streams.get(True)
+        return super().train_step(sample, model, criterion, optimizer, *args, **kwargs)
+
     def eval_lm_dataloader(
         self, dataset: TokenStream, batch_size: int | None = None, context_window: int = 0,
         **kwargs: Any,
@@ -264,6 +281,7 @@ class StreamingLanguageModelingTask(FairseqTask):
     def restore_streams(self, saved: list[dict[str, Any]] | None) -> None:
         """Go on reading where a checkpoint was written."""
         self.decoder.streams.clear()
+        self.update_began = None
         worker = 0
         if torch.distributed.is_initialized():
             worker = distributed.get_data_parallel_rank()
