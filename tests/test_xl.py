@@ -743,6 +743,17 @@ def test_a_bad_option_ends_in_one_clear_line(streams, tmp_path):
 
 
 @pytest.mark.cli
+def test_a_context_window_is_refused_in_one_line(tmp_path):
+    """fairseq takes the window off --tokens-per-sample before it asks anybody."""
+    done = fairseq(
+        "eval-lm", tmp_path, "--path", tmp_path / "model.pt", *EVALUATE, "--context-window", "64",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "'cache_length': 64" in last_line(done)
+
+
+@pytest.mark.cli
 @pytest.mark.parametrize("arguments, said", [
     (["--batch-size-valid", "20"], "the split 'valid'"),
     (["--self-target"], "--self-target asks for words"),

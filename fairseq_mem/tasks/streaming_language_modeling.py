@@ -24,6 +24,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
 from ..errors import UserError
+from ..options import refuse_context_window
 from ..streams import Rows, StreamBatches, TokenStream, check_length
 from ..xl_decoder import StreamState
 
@@ -220,11 +221,7 @@ class StreamingLanguageModelingTask(FairseqTask):
             UserError: ``--context-window``, of which the cache is the better form.
         """
         if context_window > 0:
-            raise UserError(
-                f"--context-window {context_window} reads the context again for every window; "
-                "here the cache is the context: leave it out and give --model-overrides "
-                f"\"{{'cache_length': {context_window}}}\""
-            )
+            refuse_context_window(context_window)
         names = ("num_shards", "shard_id", "num_workers", "data_buffer_size")
         chosen = {name: kwargs[name] for name in names if name in kwargs}
         return self.get_batch_iterator(dataset, max_sentences=batch_size, **chosen).next_epoch_itr(
