@@ -658,6 +658,21 @@ def test_resuming_in_the_middle_of_an_epoch_gives_identical_losses(streams, mode
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.cli
+def test_resuming_with_several_batches_an_update(streams, tmp_path):
+    """--update-freq 2: the state that is saved stands behind an update's last batch."""
+    options = [
+        *RECURRENT, "--update-freq", "2", "--batch-size", "2", "--batch-size-valid", "2",
+        "--max-update", "5", "--save-interval-updates", "3",
+    ]  # fmt: skip
+    whole = losses(train(streams, tmp_path / "a", *options))
+    done = train(
+        streams, tmp_path / "b", *options, "--restore-file", tmp_path / "a/checkpoint_1_3.pt"
+    )
+    assert "nothing is known" not in done.stdout + done.stderr
+    assert losses(done) == {number: whole[number] for number in (4, 5)}
+
+
 def expected_loss(data, checkpoint, segment: int, **overrides) -> float:
     """Base-2 loss of the test text read as one row, in float32, from the Python side."""
     from fairseq.data import data_utils
