@@ -7,6 +7,7 @@ before the first ``import fairseq``.
 
 import argparse
 import logging
+from collections import defaultdict
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
@@ -58,19 +59,28 @@ def silence_advertisement() -> None:
 
 
 def allow_fairseq_checkpoints() -> None:
-    """Let torch's safe loader read what fairseq writes: the options, an ``argparse.Namespace``.
+    """Let torch's safe loader read what fairseq writes: the options.
 
-    fairseq calls ``torch.load`` without ``weights_only``, which torch 2.6 switched on; the
-    namespace is the one class in fairseq's checkpoints that the safe loader does not know
-    (https://github.com/facebookresearch/fairseq/issues/5603). Where several workers resume, the
-    first sends the checkpoint to the others with a number in the place of every tensor, and that
-    is a class of fairseq's, too. The safe loader stays on: a checkpoint that holds anything else,
-    a hostile pickle for one, is still refused.
+    fairseq calls ``torch.load`` without ``weights_only``, which torch 2.6 switched on. In a file
+    the options are an ``argparse.Namespace``, the one class in fairseq's checkpoints that the safe
+    loader does not know (https://github.com/facebookresearch/fairseq/issues/5603). Where several
+    workers resume, the first reads the file and sends it to the others: with omegaconf's objects
+    for the options, and a placeholder of fairseq's for every tensor. Of that exactly the classes
+    that such a message names are allowed. All of them only hold data; the safe loader stays on,
+    and a checkpoint that holds anything else, a hostile pickle for one, is still refused.
     """
     import torch
     from fairseq.distributed.utils import _TensorPlaceholder
+    from omegaconf import AnyNode, DictConfig, ListConfig
+    from omegaconf.base import ContainerMetadata, Metadata
 
-    torch.serialization.add_safe_globals([argparse.Namespace, _TensorPlaceholder])
+    torch.serialization.add_safe_globals(
+        [argparse.Namespace, _TensorPlaceholder, DictConfig, ListConfig, AnyNode]
+    )
+    # what omegaconf's objects name: the types of keys and values, and an empty cache
+    torch.serialization.add_safe_globals(
+        [ContainerMetadata, Metadata, Any, dict, list, int, defaultdict]
+    )
 
 
 class _Numpy:

@@ -4,7 +4,7 @@ Names begin with ``memory_``: fairseq routes ``encoder_*`` and ``decoder_*`` int
 """
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import UserError
 from .updates import UPDATES
@@ -142,6 +142,44 @@ def check_memory_options(args: Any) -> None:
         )
 
 
+def refuse_context_window(window: int) -> NoReturn:
+    """Of ``--context-window`` the cache of a stream is the better form.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"--context-window {window} reads the context again for every window; with streams the "
+        "cache is the context: leave it out and give --model-overrides "
+        f"\"{{'cache_length': {window}}}\""
+    )
+
+
+def _check_context_window(argv: list[str]) -> None:
+    """What ``fairseq-eval-lm`` would stumble over before our task or model is asked."""
+    if not any(word.startswith("--context-window") for word in argv):
+        return
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--context-window", default="0")
+    finder.add_argument("--num-workers", default="1")
+    finder.add_argument("--task")
+    args = finder.parse_known_args(argv)[0]
+    window, workers = (
+        int(text) if text.isdecimal() else 0  # fairseq says what is wrong with other words
+        for text in (args.context_window, args.num_workers)
+    )
+    if window == 0:
+        return
+    if args.task == "streaming_language_modeling":
+        refuse_context_window(window)
+    if workers > 1:
+        raise UserError(
+            f"--context-window with --num-workers {workers}: fairseq keeps the words before a "
+            "window in the process that loads it, and several of them would mix the windows up; "
+            "give --num-workers 0 or 1"
+        )
+
+
 def check_command_line(argv: list[str]) -> None:
     """Refuse combinations of options before fairseq has begun its work.
 
@@ -152,9 +190,10 @@ def check_command_line(argv: list[str]) -> None:
         argv: the command line without the program's name.
 
     Raises:
-        UserError: ``--arch`` names a registered architecture that knows no memory, or a
-            controller would be trained without memory.
+        UserError: ``--arch`` names a registered architecture that knows no memory, a controller
+            would be trained without memory, or ``--context-window`` does not go with the rest.
     """
+    _check_context_window(argv)
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
     given = [word.split("=")[0] for word in argv if word.startswith("--memory-")]

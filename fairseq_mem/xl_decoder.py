@@ -207,6 +207,10 @@ class XLDecoder(FairseqDecoder):
             memory = state.memory
             if memory is None:
                 memory = self.memory.weight.to(x).expand(batch, -1, -1)
+            elif self.training and not memory.requires_grad:
+                # carried over from the batch before: adds nothing, but torch's distributed
+                # training stops where a parameter has no gradient
+                memory = memory + 0.0 * self.memory.weight.to(x)
             m, written = memory.size(1), memory.size(1) if self.recurrent else 0
             x = torch.cat([memory, x, memory] if self.recurrent else [memory, x], dim=1)
         past = state.cache[0].size(1) if state.cache else 0
@@ -260,12 +264,15 @@ class XLDecoder(FairseqDecoder):
                 "the cache and the memory begin empty"
             )
             return StreamState(position)
-        # a checkpoint may come from another precision, device or cache length
+        # a checkpoint may come from another precision, device, cache length or number of slots
         like = next(self.parameters())
-        length = self.cache_length
+        length, memory = self.cache_length, state.memory
+        slots = self.memory.tokens if self.memory is not None and self.recurrent else 0
+        if memory is not None:
+            memory = memory.to(like) if memory.size(1) == slots else None
         return StreamState(
             position,
             [t.to(like)[:, max(0, t.size(1) - length) :] for t in state.cache] if length else [],
-            state.memory.to(like) if state.memory is not None and self.recurrent else None,
+            memory,
             state.positions,
         )

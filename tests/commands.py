@@ -1,9 +1,11 @@
 """Running fairseq's commands as users run them."""
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -31,9 +33,12 @@ def run(command: str, *arguments: object, check: bool = True, stdin: str = "", *
     """
     words = [str(Path(sys.executable).parent / command), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, input=stdin, capture_output=True, text=True, env=environment, **kwargs
-    )
+    try:
+        done = subprocess.run(
+            words, input=stdin, capture_output=True, text=True, env=environment, **kwargs
+        )
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"{late}\n{late.stdout!r}\n{late.stderr!r}") from None
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(words)}\n{done.stdout}\n{done.stderr}")
     return done
@@ -57,6 +62,33 @@ def train(
         "train", data, "--arch", arch, *TINY, *TRAIN, *EVERY_SENTENCE, "--criterion", *criterion,
         "--save-dir", save_dir, *arguments, **kwargs,
     )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def two_workers(train: Callable, *arguments: object) -> list:
+    """Call ``train`` as each of two workers without a GPU; returns both finished processes.
+
+    One that fails leaves the other waiting for it: both end, and what each of them said is shown.
+    """
+    both = [
+        "--distributed-world-size", "2", "--distributed-no-spawn", "--distributed-backend", "gloo",
+        "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}",
+        "--ddp-backend", "legacy_ddp",
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [
+            pool.submit(train, *arguments, *both, "--distributed-rank", rank, timeout=240)
+            for rank in range(2)
+        ]
+    errors = [f"rank {rank}: {ran.exception()}" for rank, ran in enumerate(ranks)]
+    assert not any(ran.exception() for ran in ranks), "\n\n".join(errors)
+    return [ran.result() for ran in ranks]
 
 
 def last_line(done) -> str:

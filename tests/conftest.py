@@ -1,7 +1,6 @@
 """Test tiers by flag, and fixtures that leave no trace."""
 
-import socket
-
+import commands
 import pytest
 import torch
 
@@ -30,9 +29,7 @@ def _restore_torch_state():
 @pytest.fixture
 def free_port() -> int:
     """A port of the loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    return commands.free_port()
 
 
 @pytest.fixture(scope="session")

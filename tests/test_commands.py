@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from commands import (
     last_line,
     run,
     train,
+    two_workers,
 )
 
 import fairseq_mem  # noqa: F401  (lets torch.load read fairseq's checkpoints)
@@ -306,21 +306,12 @@ def test_options_of_fairseqs_transformer(data, tmp_path, options):
     assert len(hypotheses(generate(data, tmp_path / "checkpoint_last.pt").stdout)) == 12
 
 
-def test_two_processes_train_one_model(data, tmp_path, free_port):
+def test_two_processes_train_one_model_and_resume(data, tmp_path):
     """Distributed training without a GPU, as fairseq's documentation does not say how."""
-    both = [
-        "--distributed-world-size", "2", "--distributed-no-spawn", "--distributed-backend", "gloo",
-        "--distributed-init-method", f"tcp://127.0.0.1:{free_port}", "--ddp-backend", "legacy_ddp",
-        "--max-epoch", "1",
-    ]  # fmt: skip
-    with ThreadPoolExecutor(2) as pool:
-        ranks = [
-            pool.submit(train, data, tmp_path, *MEMORY, *both, "--distributed-rank", rank)
-            for rank in range(2)
-        ]
-        for rank in ranks:
-            rank.result(timeout=120)
-    assert (tmp_path / "checkpoint_last.pt").exists()
+    two_workers(train, data, tmp_path, *MEMORY, "--max-epoch", "1")
+    first, _ = two_workers(train, data, tmp_path, *MEMORY, "--max-epoch", "2")
+    assert "Loaded checkpoint" in first.stdout + first.stderr  # the second logs nothing
+    assert (tmp_path / "checkpoint2.pt").exists()
 
 
 def test_user_dir_works_from_anywhere(data, model, tmp_path):

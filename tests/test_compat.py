@@ -1,15 +1,17 @@
 """Which fairseq and torch are accepted, and what the checkpoint loader refuses."""
 
 import argparse
+import io
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fairseq.distributed.utils import _split_tensors_from_obj
+from omegaconf import DictConfig, OmegaConf
 
 from fairseq_mem import UserError, compat
 
@@ -110,17 +112,55 @@ def test_a_hostile_checkpoint_is_refused_and_its_payload_not_run(tmp_path):
     assert trace.exists()
 
 
-def test_nothing_but_the_options_and_a_placeholder_is_added_to_what_the_loader_may_load():
+def sent(state: object) -> io.BytesIO:
+    """What the first of several workers sends the others when they resume."""
+    buffer = io.BytesIO()
+    torch.save(_split_tensors_from_obj(state, []), buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def options(**more: object) -> DictConfig:
+    """fairseq's options as it holds them after reading a checkpoint."""
+    saved = {
+        "task": {"data": "data-bin", "shards": [1, "a"], "batch": "${dataset.batch_size}"},
+        "dataset": {"batch_size": 3, "fraction": 0.5, "all": True, "none": None},
+        "model": argparse.Namespace(arch="mem_transformer", layers=[1, 2]),
+        **more,
+    }
+    return OmegaConf.create(saved, flags={"allow_objects": True})
+
+
+def test_workers_understand_the_checkpoint_that_the_first_of_them_sends():
+    state = {"cfg": options(), "model": {"weight": torch.zeros(2)}, "args": None}
+    received = torch.load(sent(state))
+    assert received["cfg"] == state["cfg"] and received["cfg"].task.batch == 3
+    assert received["model"]["weight"].index == 0
+
+
+def test_a_hostile_object_among_the_options_is_refused(tmp_path):
+    trace = tmp_path / "trace"
+    with pytest.raises(pickle.UnpicklingError, match=r"posix\.system"):
+        torch.load(sent({"cfg": options(model=argparse.Namespace(arch=Hostile(trace)))}))
+    assert not trace.exists()
+
+
+def test_what_is_added_to_what_the_loader_may_load():
     program = """
 import torch
 before = set(torch.serialization.get_safe_globals())
 from fairseq_mem import compat
 compat.allow_fairseq_checkpoints()
 added = set(torch.serialization.get_safe_globals()) - before
-print(*sorted(added, key=lambda kind: kind.__name__))
+print(*sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in added))
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    names = re.findall("<class '(.+?)'>", done.stdout)
-    assert names == ["argparse.Namespace", "fairseq.distributed.utils._TensorPlaceholder"]
+    assert done.stdout.split() == [
+        "argparse.Namespace", "builtins.dict", "builtins.int", "builtins.list",
+        "collections.defaultdict", "fairseq.distributed.utils._TensorPlaceholder",
+        "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata",
+        "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig",
+        "omegaconf.nodes.AnyNode", "typing.Any",
+    ]  # fmt: skip

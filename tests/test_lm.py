@@ -20,6 +20,7 @@ from references.language_model import log_probabilities
 from toy import build, dictionary, sentences, shifted
 
 from fairseq_mem import UserError
+from fairseq_mem.options import check_command_line
 
 EXACT = dict(rtol=0, atol=1e-10)
 TEXT = sentences([6, 3, 8], seed=3)  # padded on the right, as fairseq pads blocks
@@ -574,6 +575,17 @@ def test_bad_options_end_in_one_clear_line(lm_data, tmp_path):
     assert done.returncode != 0
     assert "leave out --self-target" in last_line(done)
     assert not list(tmp_path.glob("run/*.pt"))
+
+
+def test_context_windows_want_one_process_that_loads_them():
+    """fairseq's data set hands the context from one window to the next, in each process."""
+    window = ["--context-window", "5", "--num-workers"]
+    for words in ([*window, "1"], [*window, "0"], window[:2], [*window[2:], "2"], [*window, "all"]):
+        check_command_line(words)
+    with pytest.raises(UserError, match=r"--num-workers 2: .* give --num-workers 0 or 1"):
+        check_command_line([*window, "2"])
+    with pytest.raises(UserError, match="--num-workers 3"):
+        check_command_line(["--context-window=5", "--num-workers=3"])
 
 
 @cli

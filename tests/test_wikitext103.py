@@ -210,6 +210,22 @@ def test_what_makes_no_sense_is_refused(data, arguments, variables, message):
 
 
 @pytest.mark.cli
+def test_a_recurrent_model_is_trained_and_evaluated(prepared, tmp_path):
+    work, variables = prepared
+    script("prepare.sh", WORK=work, **variables)
+    small = "--decoder-layers 2 --decoder-embed-dim 16 --decoder-ffn-embed-dim 16"
+    script(
+        "run.sh", "xl-recurrent-3-2", 1, DATA=work / "data-bin", SIZE="trial", UPDATES=3, GPUS=0,
+        RUNS=tmp_path, BLOCKS=1, TRAIN_FLAGS=f"{small} --batch-size-valid 1",
+    )  # fmt: skip
+    folder = tmp_path / "trial/xl-recurrent-3-2/seed-1"
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    assert (result["memory_tokens"], result["memory_recurrence"]) == (3, 2)
+    assert set(result["metrics"]) >= {"perplexity", "valid perplexity", "zero-read perplexity"}
+    assert "nothing is known" not in (folder / "train.log").read_text("utf-8")
+
+
+@pytest.mark.cli
 @pytest.mark.slow
 def test_a_model_is_trained_evaluated_and_reported_once(prepared, tmp_path):
     work, variables = prepared

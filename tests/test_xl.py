@@ -4,18 +4,18 @@ import logging
 import math
 import random
 import re
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import fairseq, last_line, run
+from commands import fairseq, last_line, run, two_workers
 from fairseq import options as fairseq_options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from references.relative_attention import stream
+from toy import SMALL, dictionary
 from toy import build as build_any
-from toy import dictionary
 
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion, UserError
 from fairseq_mem.options import check_command_line
@@ -205,6 +205,17 @@ def test_every_parameter_gets_a_gradient(options):
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+def test_every_parameter_gets_a_gradient_where_memory_is_carried_over():
+    """A gradient of zero: torch's distributed training stops where there is none."""
+    model = build(memory_tokens=3, memory_recurrence=2).train()
+    tokens = words(2, 16)
+    for part in (0, 8):
+        model.zero_grad()
+        model(tokens[:, part : part + 8], segment=4, position=part)[0].sum().backward()
+        assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert not model.decoder.memory.weight.grad.any()
+
+
 def test_memory_adds_its_vectors_and_nothing_else():
     plain = dict(build().named_parameters())
     memory = dict(build(memory_tokens=3, memory_recurrence=2).named_parameters())
@@ -292,6 +303,17 @@ def test_a_state_of_another_cache_length_and_without_recurrence():
         assert [t.size(1) for t in state.cache] == [length] * (2 if length else 0)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_state_of_another_number_of_slots(slots):
+    """As when training resumes with other --memory-tokens: the cache stays, memory begins anew."""
+    other, model = (build(memory_tokens=n, memory_recurrence=2) for n in (2, slots))
+    features(other, words(2, 8), segment=4, position=0)
+    model.decoder.streams = other.decoder.streams
+    features(model, words(2, 8), segment=4, position=8)
+    state = model.decoder.streams[False]
+    assert state.memory.shape == (2, slots, 16) and state.cache[0].shape[:2] == (2, 5)
+
+
 def test_nothing_that_is_kept_has_a_gradient():
     model = build(memory_tokens=2, memory_recurrence=2).train()
     model(words(2, 8), segment=4, position=0)
@@ -321,6 +343,23 @@ def test_memory_states_are_those_behind_each_segment():
     assert states.shape == (2, 2, 3, 16)
     model(words(2, 8), segment=4, position=0)
     torch.testing.assert_close(model.decoder.streams[False].memory, states[-1], **EXACT)
+    with pytest.raises(UserError, match="writes no memory"):
+        build(memory_tokens=3).memory_states(words(2, 8), segment=4)
+
+
+def test_bfloat16_in_evaluation(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    options = dict(memory_tokens=3, memory_recurrence=2, double=False)
+    exact, rough = build(**options), build(**options, memory_bf16=True)
+    rough.prepare_for_inference_(SimpleNamespace(generation=SimpleNamespace()))
+    tokens = words(2, 16)
+    for position in (0, 8):
+        one, other = (
+            model(tokens[:, position : position + 8], segment=4, position=position)[0]
+            for model in (exact, rough)
+        )
+        assert other.dtype == torch.bfloat16
+        torch.testing.assert_close(other.float(), one, rtol=0, atol=0.1)
 
 
 def test_the_fused_criterion_gives_the_plain_loss():
@@ -422,6 +461,63 @@ def test_a_text_too_short_for_its_rows_is_refused(total, rows, segment, cache, s
         check_length(text(total), rows, segment, cache)
 
 
+def test_a_state_is_for_the_rows_that_it_was_saved_from(tmp_path):
+    """Training resumes with another number of workers, or on another text: its rows are others."""
+    task = a_task(tmp_path)
+    saved = StreamState(8, [torch.zeros(2, 5, 16)])
+
+    def iterator(length, workers):
+        return task.get_batch_iterator(text(length), max_sentences=2, num_shards=workers)
+
+    reading = iterator(100, 2)
+    batches = reading.next_epoch_itr()
+    next(batches), next(batches)
+    iterator(30, 1)  # of a validation
+    task.decoder = SimpleNamespace(streams={True: saved})
+    state = reading.state_dict()
+    for length, workers, kept in ((100, 2, True), (100, 1, False), (101, 2, False)):
+        iterator(length, workers).load_state_dict(state)
+        assert (True in task.decoder.streams) == kept
+
+
+class Overflowing(AMPOptimizer):
+    """Stands in for --amp, which needs a GPU."""
+
+    def __init__(self):
+        pass
+
+    def backward(self, loss):
+        loss.backward()
+
+
+def test_an_update_that_amp_repeats_reads_what_it_read_before(tmp_path, caplog):
+    """Updates of two batches; the second overflows twice and is given up, the third once."""
+    model = build(memory_tokens=2, memory_recurrence=2).train()
+    task = a_task(tmp_path)
+    task.decoder = model.decoder
+    tokens = words(2, 48)
+
+    def criterion(model, sample):
+        return model(**sample["net_input"])[0].pow(2).sum(), 1, {}
+
+    def update(number) -> list[float]:
+        model.zero_grad()  # as the trainer does
+        found = []
+        for position in (16 * number, 16 * number + 8):
+            part = tokens[:, position : position + 8]
+            sample = {"net_input": {"src_tokens": part, "segment": 4, "position": position}}
+            loss = task.train_step(sample, model, criterion, Overflowing(), 0)[0]
+            found.append(loss.item())
+        return found
+
+    with torch.no_grad():
+        logits = model(tokens, segment=4)[0].split(16, dim=1)
+    for number in (0, 0, 1, 1, 1, 2, 2):
+        expected = [part.pow(2).sum().item() for part in logits[number].split(8, dim=1)]
+        assert update(number) == pytest.approx(expected, abs=1e-9)
+    assert "nothing is known" not in caplog.text
+
+
 # ------------------------------------------------------------ bad options
 
 
@@ -435,6 +531,8 @@ def test_a_text_too_short_for_its_rows_is_refused(total, rows, segment, cache, s
     (dict(memory_lesion="all"), "memory_lesion is 'all'"),
     (dict(memory_init_std=0.0), "memory_init_std is 0.0"),
     (dict(memory_only=True), "there is none; give --memory-tokens"),
+    (dict(memory_only=True, memory_tokens=2, memory_recurrence=2), "leave one of the two out"),
+    (dict(adaptive_softmax_factor=0.0), "adaptive_softmax_factor is 0.0"),
     (dict(adaptive_softmax_cutoff="9,5"), "adaptive_softmax_cutoff is '9,5'"),
     (dict(adaptive_softmax_cutoff="a"), "adaptive_softmax_cutoff is 'a'"),
 ])  # fmt: skip
@@ -472,6 +570,15 @@ def test_tasks_that_make_no_sense(tmp_path):
         a_task(tmp_path).build_generator([], None)
     with pytest.raises(UserError, match="no split 'test'"):
         a_task(tmp_path).load_dataset("test")
+
+
+def test_recurrence_over_one_segment_is_warned_of_before_training(tmp_path, caplog):
+    task = a_task(tmp_path)
+    for recurrence, lines in ((1, 1), (2, 0)):
+        caplog.clear()
+        chosen = dict(memory_tokens=2, memory_recurrence=recurrence, **SMALL)
+        task.build_model(SimpleNamespace(_name="mem_transformer_xl", **chosen))
+        assert len([line for line in caplog.messages if "writing is not trained" in line]) == lines
 
 
 def test_a_task_that_shuffles_is_refused():
@@ -549,6 +656,21 @@ def test_resuming_in_the_middle_of_an_epoch_gives_identical_losses(streams, mode
     assert resumed == {number: whole[number] for number in resumed}
     first, second = (torch.load(f / "checkpoint_last.pt")["model"] for f in (folder, tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.cli
+def test_resuming_with_several_batches_an_update(streams, tmp_path):
+    """--update-freq 2: the state that is saved stands behind an update's last batch."""
+    options = [
+        *RECURRENT, "--update-freq", "2", "--batch-size", "2", "--batch-size-valid", "2",
+        "--max-update", "5", "--save-interval-updates", "3",
+    ]  # fmt: skip
+    whole = losses(train(streams, tmp_path / "a", *options))
+    done = train(
+        streams, tmp_path / "b", *options, "--restore-file", tmp_path / "a/checkpoint_1_3.pt"
+    )
+    assert "nothing is known" not in done.stdout + done.stderr
+    assert losses(done) == {number: whole[number] for number in (4, 5)}
 
 
 def expected_loss(data, checkpoint, segment: int, **overrides) -> float:
@@ -636,6 +758,17 @@ def test_a_bad_option_ends_in_one_clear_line(streams, tmp_path):
 
 
 @pytest.mark.cli
+def test_a_context_window_is_refused_in_one_line(tmp_path):
+    """fairseq takes the window off --tokens-per-sample before it asks anybody."""
+    done = fairseq(
+        "eval-lm", tmp_path, "--path", tmp_path / "model.pt", *EVALUATE, "--context-window", "64",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "'cache_length': 64" in last_line(done)
+
+
+@pytest.mark.cli
 @pytest.mark.parametrize("arguments, said", [
     (["--batch-size-valid", "20"], "the split 'valid'"),
     (["--self-target"], "--self-target asks for words"),
@@ -660,25 +793,17 @@ def test_bad_options(streams, tmp_path, monkeypatch, arguments, said):
 
 @pytest.mark.cli
 @pytest.mark.slow
-def test_two_workers_resume_with_their_own_rows(streams, tmp_path, free_port):
+def test_two_workers_resume_with_their_own_rows(streams, tmp_path):
     """Each worker's cache is in the checkpoint, and goes back to that worker."""
 
-    def both(folder, port, *arguments):
-        words = [
-            *RECURRENT, "--distributed-world-size", "2", "--distributed-no-spawn",
-            "--distributed-backend", "gloo", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
-            "--ddp-backend", "legacy_ddp", "--max-update", "8", "--save-interval-updates", "4",
-            "--batch-size", "3", *arguments,
-        ]  # fmt: skip
-        with ThreadPoolExecutor(2) as pool:
-            runs = [
-                pool.submit(train, streams, folder, *words, "--distributed-rank", rank)
-                for rank in range(2)
-            ]
-            return [ran.result(timeout=300) for ran in runs]
+    def both(folder, *arguments):
+        return two_workers(
+            train, streams, folder, *RECURRENT, "--max-update", "8",
+            "--save-interval-updates", "4", "--batch-size", "3", *arguments,
+        )  # fmt: skip
 
-    first = both(tmp_path / "a", free_port)
-    again = both(tmp_path / "b", free_port, "--restore-file", tmp_path / "a/checkpoint_1_4.pt")
+    first = both(tmp_path / "a")
+    again = both(tmp_path / "b", "--restore-file", tmp_path / "a/checkpoint_1_4.pt")
     assert not any("nothing is known" in done.stdout + done.stderr for done in again)
     whole, resumed = losses(first[0]), losses(again[0])
     assert resumed and resumed == {number: whole[number] for number in resumed}

@@ -5,7 +5,7 @@ contiguous streams, which ``--task streaming_language_modeling`` gives it.
 """
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq import options as fairseq_options
@@ -18,18 +18,18 @@ from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..memory import MemoryTokens, fit_checkpoint
+from ..memory import MemoryTokens
 from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count
 from ..xl_decoder import StreamState, XLDecoder
+from .memory_model import MemoryModel
 
 logger = logging.getLogger(__name__)
 
 
 @register_model("mem_transformer_xl")
-class MemTransformerXLModel(FairseqLanguageModel):
+class MemTransformerXLModel(MemoryModel, FairseqLanguageModel):
     """Transformer-XL (Dai et al. 2019) with memory tokens (arXiv 2006.11527, section 4)."""
 
-    has_memory = True  # tells options.check_command_line which architectures are ours
     decoder: XLDecoder
 
     def __init__(self, args: Any, decoder: XLDecoder) -> None:
@@ -71,7 +71,8 @@ class MemTransformerXLModel(FairseqLanguageModel):
                             help="memory tokens in front of every segment; 0 is Transformer-XL")
         parser.add_argument("--memory-recurrence", type=int, metavar="K",
                             help="hand memory on from segment to segment, with back-propagation "
-                                 "through K segments: a batch then has K of them; 0 (default): "
+                                 "through K segments: a batch then has K of them. K counts the "
+                                 "segment itself, so writing is trained from 2 on; 0 (default): "
                                  "every segment begins with the trained memory")
         parser.add_argument("--memory-init-std", type=float, metavar="S",
                             help="standard deviation of the initial memory (default 1, the scale "
@@ -121,27 +122,25 @@ class MemTransformerXLModel(FairseqLanguageModel):
             std = 1.0 if args.memory_init_std is None else args.memory_init_std
             memory = MemoryTokens(args.memory_tokens, dim, std, takes_positions=False)
         model = cls(args, XLDecoder(args, words, embed_tokens, softmax, memory))
-        if args.memory_only:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad = "memory" in name.split(".")
+        model.freeze_for(args)
         return model
-
-    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Fit a checkpoint's memory to ours; called by fairseq before every load."""
-        super().upgrade_state_dict_named(state_dict, name)
-        prefix = f"{name}." if name else ""
-        fit_checkpoint(
-            state_dict, f"{prefix}decoder.memory", self.decoder.memory, self.args.memory_grow
-        )
 
     @torch.no_grad()
     def memory_states(self, tokens: Tensor, segment: int | None = None) -> Tensor:
-        """What memory holds behind each segment of B x T words: S x B x m x C (recurrent only)."""
+        """What memory holds behind each segment of B x T words: S x B x m x C.
+
+        Raises:
+            UserError: the model writes no memory.
+        """
+        if not self.decoder.recurrent:
+            raise UserError(
+                "memory_states: this model writes no memory, every segment begins with the trained "
+                "vectors; take one with memory_recurrence"
+            )
         state, held = StreamState(), []
         for part in tokens.split(segment or tokens.size(1), dim=1):
             state = self.decoder.read_segment(part, state)[1]
-            if state.memory is not None:
-                held.append(state.memory)
+            held.append(cast(Tensor, state.memory))
         return torch.stack(held)
 
 
@@ -180,6 +179,15 @@ def check_options(args: Any) -> None:
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"
         )
+    if args.memory_only and args.memory_recurrence > 0:
+        raise UserError(
+            "memory_only with memory_recurrence trains in an epoch's first batch only: the others "
+            "do not begin with the trained memory; leave one of the two out"
+        )
+    if not 0 < args.adaptive_softmax_factor < float("inf"):
+        raise UserError(
+            f"adaptive_softmax_factor is {args.adaptive_softmax_factor}; give a positive number"
+        )
 
 
 def _cutoff(text: str | None, words: int) -> list[int]:
@@ -209,7 +217,7 @@ def _base(args: Any) -> None:
         attention_dropout=0.0, adaptive_softmax_cutoff="20000,40000,200000",
         adaptive_softmax_factor=1.0, cache_length=150, clamp_distance=0, memory_tokens=20,
         memory_recurrence=0, memory_init_std=None, memory_only=False, memory_grow=False,
-        memory_lesion="none", memory_update="shared",  # the only one; no option
+        memory_bf16=False, memory_lesion="none", memory_update="shared",  # the only one; no option
     ).items():  # fmt: skip
         setattr(args, name, getattr(args, name, value))
     args.activation_dropout = getattr(args, "activation_dropout", args.dropout)

@@ -19,10 +19,12 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import utils as distributed
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
 from ..errors import UserError
+from ..options import refuse_context_window
 from ..streams import Rows, StreamBatches, TokenStream, check_length
 from ..xl_decoder import StreamState
 
@@ -49,6 +51,8 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
 class StreamIterator(EpochBatchIterator):
     """fairseq's iterator, whose place in the epoch includes the state of the rows."""
 
+    dataset: StreamBatches
+
     def __init__(self, task: "StreamingLanguageModelingTask", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.task = task
@@ -58,12 +62,19 @@ class StreamIterator(EpochBatchIterator):
         state = super().state_dict()
         if state["iterations_in_epoch"] > 0:
             state["streams"] = self.task.streams_to_save()
+            state["streams_of"] = self._rows()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
         super().load_state_dict(state_dict)
-        self.task.restore_streams(state_dict.get("streams"))
+        # a text cut at other places, for more workers say: the state is of other words
+        same = state_dict.get("streams_of") == self._rows()
+        self.task.restore_streams(state_dict.get("streams") if same else None)
+
+    def _rows(self) -> list[int]:
+        """What the rows' beginnings depend on: words in all, rows in all."""
+        return [len(self.dataset.stream), self.dataset.rows.all]
 
 
 @register_task("streaming_language_modeling", dataclass=StreamingLanguageModelingConfig)
@@ -97,6 +108,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         self.cache_length = 0
         self.decoder: Any = None
         self.gathered: list[StreamState] = []  # of all workers, before a validation
+        self.update_began: StreamState | None = None  # with --amp
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; segment and cache length are what it was trained with, or is told to.
@@ -115,6 +127,11 @@ class StreamingLanguageModelingTask(FairseqTask):
                 raise UserError(
                     f"memory_recurrence {cfg.memory_recurrence} has nothing to hand on with 0 "
                     "memory tokens; give --memory-tokens, or leave it out"
+                )
+            if getattr(cfg, "memory_recurrence", 0) == 1:
+                logger.warning(
+                    "memory_recurrence is 1, the segment itself: no gradient reaches what segments "
+                    "before it have written, so writing is not trained; give 2 or more for that"
                 )
         if getattr(cfg, "memory_recurrence", None) is None:
             raise UserError(
@@ -179,6 +196,21 @@ class StreamingLanguageModelingTask(FairseqTask):
             skip_remainder_batch=skip_remainder_batch,
         )
 
+    def train_step(self, sample: Any, model: Any, criterion: Any, optimizer: Any, *args: Any,
+                   **kwargs: Any) -> Any:  # fmt: skip
+        """Hook of fairseq's trainer, for every batch of an update.
+
+        Where an update's gradient overflows under ``--amp``, the trainer repeats all of its
+        batches: the rows' state then goes back to where the update began.
+        """
+        # no parameter has a gradient: an update begins
+        if isinstance(optimizer, AMPOptimizer) and all(p.grad is None for p in model.parameters()):
+            streams, began = self.decoder.streams, self.update_began
+            if began is not None and began.position == sample["net_input"]["position"]:
+                streams[True] = began
+            self.update_began = streams.get(True)
+        return super().train_step(sample, model, criterion, optimizer, *args, **kwargs)
+
     def eval_lm_dataloader(
         self, dataset: TokenStream, batch_size: int | None = None, context_window: int = 0,
         **kwargs: Any,
@@ -189,11 +221,7 @@ class StreamingLanguageModelingTask(FairseqTask):
             UserError: ``--context-window``, of which the cache is the better form.
         """
         if context_window > 0:
-            raise UserError(
-                f"--context-window {context_window} reads the context again for every window; "
-                "here the cache is the context: leave it out and give --model-overrides "
-                f"\"{{'cache_length': {context_window}}}\""
-            )
+            refuse_context_window(context_window)
         names = ("num_shards", "shard_id", "num_workers", "data_buffer_size")
         chosen = {name: kwargs[name] for name in names if name in kwargs}
         return self.get_batch_iterator(dataset, max_sentences=batch_size, **chosen).next_epoch_itr(
@@ -250,6 +278,7 @@ class StreamingLanguageModelingTask(FairseqTask):
     def restore_streams(self, saved: list[dict[str, Any]] | None) -> None:
         """Go on reading where a checkpoint was written."""
         self.decoder.streams.clear()
+        self.update_began = None
         worker = 0
         if torch.distributed.is_initialized():
             worker = distributed.get_data_parallel_rank()
