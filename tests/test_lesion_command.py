@@ -24,7 +24,8 @@ from fairseq_mem.tools.lesion import Setting, plan
 
 pytestmark = pytest.mark.cli  # needs a trained model
 
-OPTIONS = ["--cpu", "--lenpen", "0.6", "--batch-size", "5"]
+SEARCH = ["--lenpen", "0.6", "--max-len-a", "1.2", "--max-len-b", "10"]  # of lesion.sh
+OPTIONS = ["--cpu", *SEARCH, "--batch-size", "5"]
 
 
 def run(*words):
@@ -106,7 +107,7 @@ def plain(output, kind):
 def test_translations_are_those_of_fairseq_generate(data, model, whole):  # noqa: F811
     done = fairseq(
         "generate", data, "--path", model / "checkpoint30.pt", "--cpu", *EVERY_SENTENCE,
-        "--model-overrides", {"memory_tokens": 2}, "--beam", "4", "--lenpen", "0.6",
+        "--model-overrides", {"memory_tokens": 2}, "--beam", "4", *SEARCH,
         "--remove-bpe", "--tokenizer", "moses", "--source-lang", "de", "--target-lang", "en",
     )  # fmt: skip
     result = json.loads((results(whole) / "slots-2.json").read_text())
