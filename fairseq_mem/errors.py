@@ -12,3 +12,8 @@ class UserError(SystemExit):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"fairseq_mem: {message}")
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's exception says, in a line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

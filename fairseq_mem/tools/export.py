@@ -56,7 +56,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .files import read_checkpoint
 from .prepared import prepared
 
@@ -163,10 +163,9 @@ def export(
     except OSError:
         raise
     except Exception as error:  # of many kinds, from fairseq and torch
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"cannot load {checkpoint} with the dictionaries of {data}: {reason[0]}; give the "
-            "binarised data that the model learned from"
+            f"cannot load {checkpoint} with the dictionaries of {data}: {first_line(error)}; "
+            "give the binarised data that the model learned from"
         ) from error
     if text.codes is not None:
         _check_codes(text.codes)
@@ -255,9 +254,8 @@ def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
         cfg, parameters = state["cfg"], state["model"]
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{checkpoint} is no checkpoint that fairseq can read: {reason[0]}"
+            f"{checkpoint} is no checkpoint that fairseq can read: {first_line(error)}"
         ) from None
     _check_options(checkpoint, cfg)
     if cfg.task.source_lang is None or cfg.task.target_lang is None:  # told by the data's names

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .prepared import prepared
 
 if TYPE_CHECKING:
@@ -281,9 +281,8 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
             [args.model], overrides, state=state
         )
     except Exception as error:  # of many kinds, from fairseq, torch and pickle
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"cannot load {args.model} with the dictionaries of {data}: {cause}"
+            f"cannot load {args.model} with the dictionaries of {data}: {first_line(error)}"
         ) from error
     if not isinstance(task, TranslationTask):
         raise UserError(f"{args.model} is no translation model, its task is {cfg.task._name}")
@@ -420,9 +419,8 @@ class Run:
                 tokens, **self.options, progress=self.progress.add
             )
         except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"cannot translate lines {first} to {self.lines + len(chunk)}: {cause}"
+                f"cannot translate lines {first} to {self.lines + len(chunk)}: {first_line(error)}"
             ) from error
         self.lines += len(chunk)
         self.failed += len(errors)
