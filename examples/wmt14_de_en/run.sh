@@ -272,12 +272,6 @@ fi
 
 stage=''
 begin() { # stage, title
-    # A kill -9 left its beginning behind; its end is when the run's folder was last written to.
-    local stopped
-    stopped=$(stat -c %Y "$run"/* | sort -n | tail -n 1)
-    for stage in "$run"/began.*; do
-        [ ! -e "$stage" ] || { stage=${stage##*.} && end "$stopped"; }
-    done
     stage=$1
     date +%s >"$run/began.$stage"
     echo "== $model, seed $seed: $2"
@@ -314,6 +308,12 @@ failed() { # leaves word for the report
     end
     fail "$* (run again to continue)"
 }
+# A kill -9 left a beginning behind; its end is when the run's folder was last written to.
+stopped=$(stat -c %Y "$run"/* | sort -n | tail -n 1)
+for stage in "$run"/began.*; do
+    [ ! -e "$stage" ] || { stage=${stage##*.} && end "$stopped"; }
+done
+stage=''
 trap end EXIT
 trap stop INT TERM
 rm -f "$run/failed.txt"
@@ -324,8 +324,8 @@ rm -f "$run/failed.txt"
 
 # ------------------------------------------------------------ train
 
-finished() { # the newest $average checkpoints of a training that reached its end, newest first
-    python scripts/newest_checkpoint.py "$run" "$updates" "$average"
+finished() { # the last $average checkpoints of a training that reached its end, newest last
+    python scripts/newest_checkpoint.py "$run" "$updates" "$average" | tac
 }
 
 training() { # everything in the log, the progress on the screen
@@ -335,7 +335,7 @@ training() { # everything in the log, the progress on the screen
 }
 
 if [ ! -e "$run/model.pt" ]; then
-    mapfile -t last < <(finished | tac)
+    mapfile -t last < <(finished)
     if [ ${#last[@]} -eq 0 ]; then
         python examples/wmt14_de_en/result.py check "$data" "$source_language" "$target_language" \
             "$reference" || failed "the test set and its reference do not fit; see above"
@@ -347,7 +347,7 @@ if [ ! -e "$run/model.pt" ]; then
             failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
         }
         end
-        mapfile -t last < <(finished | tac)
+        mapfile -t last < <(finished)
     fi
     [ ${#last[@]} -gt 0 ] || failed "no whole checkpoint of update $updates"
     begin average "the model"
