@@ -228,25 +228,8 @@ if [ -e "$run/result.json" ]; then
     exit
 fi
 
-stage='' stage_start=0
-begin() { # stage, title
-    stage=$1 stage_start=$SECONDS
-    echo "== $model, seed $seed: $2"
-}
-end() { # adds to the stage's seconds, over interruptions too
-    [ -n "$stage" ] || return 0
-    local seconds="$run/seconds.$stage"
-    echo $((SECONDS - stage_start + $(cat "$seconds" 2>/dev/null || echo 0))) >"$seconds.new"
-    mv "$seconds.new" "$seconds"
-    stage=''
-}
-failed() { # leaves word for the report
-    echo "$*" >"$run/failed.txt"
-    end
-    fail "$* (run again to continue)"
-}
-trap end EXIT
-trap 'end; echo "run.sh: $model, seed $seed: stopped; run it again to continue" >&2; exit 130' INT TERM
+# shellcheck source=/dev/null
+source scripts/stages.sh
 rm -f "$run/failed.txt"
 
 # glibc gives large blocks of memory back to the kernel after every use; keeping them makes
@@ -259,18 +242,22 @@ finished() { # the last checkpoint of a training that reached its end
     python scripts/newest_checkpoint.py "$run" "$updates"
 }
 
+training() { # everything in the log, the progress on the screen
+    "${command[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
+        -e "s/.*train_inner.* ppl=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: perplexity \1, \2 words a second/p" \
+        -e "s/.*\| valid on 'valid' subset \| .*ppl ([0-9.]+) .*/  $model, seed $seed: validation: perplexity \1/p"
+}
+
 if [ ! -e "$run/model.pt" ]; then
     if [ -z "$(finished)" ]; then
         begin train "training, $updates updates"
         newest=$(python scripts/newest_checkpoint.py "$run")
-        [ -z "$newest" ] || train+=(--restore-file "$newest")
-        show "${train[@]}"
+        command=("${train[@]}")
+        [ -z "$newest" ] || command+=(--restore-file "$newest")
+        show "${command[@]}"
         echo "  (everything it says is in $run/train.log)"
-        "${train[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
-            -e "s/.*train_inner.* ppl=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: perplexity \1, \2 words a second/p" \
-            -e "s/.*\| valid on 'valid' subset \| .*ppl ([0-9.]+) .*/  $model, seed $seed: validation: perplexity \1/p" || {
+        interruptible training ||
             failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
-        }
         end
     fi
     [ -n "$(finished)" ] || failed "no whole checkpoint of update $updates"
@@ -289,7 +276,7 @@ for name in "${evaluations[@]}"; do
         begin evaluate "perplexity of $name"
         evaluation "$name"
         show "${command[@]}"
-        "${command[@]}" >"$run/$name.partial" 2>&1 ||
+        interruptible "${command[@]}" >"$run/$name.partial" 2>&1 ||
             failed "fairseq-eval-lm failed: $(tail -n 1 "$run/$name.partial")"
         mv "$run/$name.partial" "$run/$name.txt"
         end
