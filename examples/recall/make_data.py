@@ -2,8 +2,8 @@
 
     keep g 3 . . . . . . . . . . . . . . . . . . . . . . . . recall g 3
 
-In training there are none to DOTS dots, mostly few: what is near teaches what is far. In testing
-there are always DOTS.
+In training there are none to DOTS dots, mostly few (what is near teaches what is far), and in one
+line of ten all DOTS. In testing there are always DOTS.
 
 usage: make_data.py FOLDER
 """
@@ -26,7 +26,9 @@ def main() -> None:
         lines = []
         for _ in range(size):
             kept = [generator.choice(kind) for kind in KEPT]
-            dots = int(DOTS * generator.random() ** 2 + 0.5) if split == "train" else DOTS
+            dots = DOTS
+            if split == "train":
+                dots = min(DOTS, int(1.25 * DOTS * generator.random() ** 2))
             lines.append(" ".join(["keep", *kept, *["."] * dots, "recall", *kept]))
         (folder / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,9 +1,10 @@
 """Counts the symbols that a model recalls, in what fairseq-eval-lm printed.
 
 A symbol behind "recall" counts as recalled if the model gave it more than half of its probability:
-then it is its first choice.
+then it is its first choice. The perplexity tells guessing from being wrong: it is 8, the number of
+symbols to choose from, for a model that knows only what kind of symbol comes.
 
-usage: fairseq-eval-lm ... --batch-size 1 --output-word-probs | score.py NAME
+usage: fairseq-eval-lm ... --output-word-probs | score.py NAME
 """
 
 import math
@@ -24,9 +25,10 @@ def main() -> None:
     if not symbols:
         sys.exit("score.py: no word probabilities on standard input; give --output-word-probs")
     right = sum(score > math.log(0.5) for _, score in symbols)
+    perplexity = math.exp(-sum(score for _, score in symbols) / len(symbols))
     print(
         f"{sys.argv[1]}: {right} of {len(symbols)} symbols recalled "
-        f"({100 * right / len(symbols):.1f} %)"
+        f"({100 * right / len(symbols):.1f} %), perplexity {perplexity:.2f}"
     )
 
 
