@@ -156,28 +156,37 @@ def refuse_context_window(window: int) -> NoReturn:
 
 
 def _check_context_window(argv: list[str]) -> None:
-    """What ``fairseq-eval-lm`` would stumble over before our task or model is asked."""
+    """What ``fairseq-eval-lm`` would stumble over before our task or model is asked.
+
+    fairseq hands the words before a window from one window to the next, in each process that loads
+    windows: several of them, or one that loads every second one, would mix the windows up.
+    """
     if not any(word.startswith("--context-window") for word in argv):
         return
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--context-window", default="0")
-    finder.add_argument("--num-workers", default="1")
+    limits = ("--num-workers", "--num-shards", "--distributed-world-size")
+    for option in limits:
+        finder.add_argument(option, default="1", dest=option)
     finder.add_argument("--task")
     args = finder.parse_known_args(argv)[0]
-    window, workers = (
-        int(text) if text.isdecimal() else 0  # fairseq says what is wrong with other words
-        for text in (args.context_window, args.num_workers)
-    )
+
+    def number(text: str) -> int:
+        return int(text) if text.isdecimal() else 0  # fairseq says what is wrong with other words
+
+    window = number(args.context_window)
     if window == 0:
         return
     if args.task == "streaming_language_modeling":
         refuse_context_window(window)
-    if workers > 1:
-        raise UserError(
-            f"--context-window with --num-workers {workers}: fairseq keeps the words before a "
-            "window in the process that loads it, and several of them would mix the windows up; "
-            "give --num-workers 0 or 1"
-        )
+    for option in limits:
+        given = number(getattr(args, option))
+        if given > 1:
+            raise UserError(
+                f"--context-window with {option} {given}: fairseq keeps the words before a window "
+                "in the process that loads it, and several of them would mix the windows up; give "
+                f"{option} 1"
+            )
 
 
 def check_command_line(argv: list[str]) -> None:
@@ -196,6 +205,11 @@ def check_command_line(argv: list[str]) -> None:
     _check_context_window(argv)
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
+    if "--memory-positions" in argv and "--store-ema" in argv:
+        raise UserError(
+            "--memory-positions with --store-ema: fairseq averages whatever a model holds, and the "
+            "number of positions is no weight; leave one of the two out"
+        )
     given = [word.split("=")[0] for word in argv if word.startswith("--memory-")]
     # fairseq itself has --memory-efficient-fp16 and --memory-efficient-bf16
     given = [word for word in given if not word.startswith("--memory-efficient")]

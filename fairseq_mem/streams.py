@@ -55,6 +55,11 @@ class Rows(NamedTuple):
         return self.batch * self.workers
 
 
+def batches_in(total: int, rows: int, piece: int) -> int:
+    """How many batches of ``piece`` words a row it takes to read ``total`` words in ``rows``."""
+    return -(-total // (rows * piece))
+
+
 class StreamBatches(torch.utils.data.Dataset):
     """One worker's batches, in order.
 
@@ -75,7 +80,7 @@ class StreamBatches(torch.utils.data.Dataset):
         self.longest = -(-total // rows.all)  # of all workers: they all have as many batches
 
     def __len__(self) -> int:
-        return -(-self.longest // self.piece)
+        return batches_in(len(self.stream), self.rows.all, self.piece)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         position = number * self.piece

@@ -201,7 +201,9 @@ class XLDecoder(FairseqDecoder):
             cache, may have a gradient.
         """
         batch, length = tokens.shape
-        x = self.dropout_module(self.embed_dim**0.5 * self.embed_tokens(tokens))
+        with torch.autocast(tokens.device.type, enabled=False):  # fairseq's adaptive input fails
+            x = self.embed_dim**0.5 * self.embed_tokens(tokens)
+        x = self.dropout_module(x)
         m = written = 0
         if self.memory is not None and self.memory.weight is not None:
             memory = state.memory

@@ -582,10 +582,20 @@ def test_context_windows_want_one_process_that_loads_them():
     window = ["--context-window", "5", "--num-workers"]
     for words in ([*window, "1"], [*window, "0"], window[:2], [*window[2:], "2"], [*window, "all"]):
         check_command_line(words)
-    with pytest.raises(UserError, match=r"--num-workers 2: .* give --num-workers 0 or 1"):
+    with pytest.raises(UserError, match=r"--num-workers 2: .* give --num-workers 1"):
         check_command_line([*window, "2"])
+    for option in ("--num-shards", "--distributed-world-size"):
+        check_command_line([*window[:2], option, "1"])
+        with pytest.raises(UserError, match=f"{option} 8: .* give {option} 1"):
+            check_command_line([*window[:2], option, "8"])
     with pytest.raises(UserError, match="--num-workers 3"):
         check_command_line(["--context-window=5", "--num-workers=3"])
+
+
+def test_averaging_over_training_and_numbered_memory_are_refused_together():
+    check_command_line(["--memory-tokens", "5", "--store-ema"])
+    with pytest.raises(UserError, match=r"--memory-positions with --store-ema: .* leave one"):
+        check_command_line(["--memory-positions", "--arch", "mem_transformer_lm", "--store-ema"])
 
 
 @cli

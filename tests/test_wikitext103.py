@@ -156,7 +156,7 @@ def data(tmp_path):
 
 
 def shown(data, model, **variables):
-    done = script("run.sh", model, 1, DATA=data, DRY_RUN=1, GPUS=0, **variables)
+    done = script("run.sh", model, 1, **{"DATA": data, "DRY_RUN": 1, "GPUS": 0, **variables})
     return [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
 
 
@@ -186,6 +186,16 @@ def test_models_differ_from_their_baseline_in_memory_alone(data, size, model, ba
     assert [word.replace(f"/{model}/", f"/{baseline}/") for word in alike] == theirs
     assert len(plain) == 2 and len(evaluations) == 3
     assert "zero-read" in evaluations[2][-1] and evaluations[1][-1] == "test"
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("model", ["mem-10", "xl-mem-20"])
+def test_as_many_devices_are_used_as_the_batches_are_for(data, model):
+    """fairseq takes all that a machine has, unless it is told."""
+    for gpus, devices in ((0, "1"), (2, "2")):
+        training = shown(data, model, GPUS=gpus)[0]
+        assert training[training.index("--distributed-world-size") + 1] == devices
+        assert ("--cpu" in training) == (gpus == 0)
 
 
 def rows_of(size, model):

@@ -11,6 +11,7 @@ import torch
 from commands import fairseq, last_line, run, two_workers
 from fairseq import options as fairseq_options
 from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import make_builder
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from references.relative_attention import stream
@@ -362,6 +363,23 @@ def test_bfloat16_in_evaluation(monkeypatch):
         torch.testing.assert_close(other.float(), one, rtol=0, atol=0.1)
 
 
+def test_mixed_precision_with_adaptive_input_and_softmax():
+    """--amp, in which fairseq's adaptive input would mix two types."""
+    model = build(
+        memory_tokens=2, memory_recurrence=2, adaptive_softmax_cutoff="5,9", double=False
+    ).train()  # fmt: skip
+    tokens = words(2, 16)
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            read = model(tokens, segment=4)[0]
+            logits, _ = model.decoder.adaptive_softmax(read.flatten(0, 1), tokens.flatten())
+        losses.append(logits[0].float().logsumexp(1).mean())
+    losses[1].backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), abs=0.02)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_the_fused_criterion_gives_the_plain_loss():
     model = build(memory_tokens=2)
     tokens = words(2, 9)
@@ -478,6 +496,45 @@ def test_a_state_is_for_the_rows_that_it_was_saved_from(tmp_path):
     for length, workers, kept in ((100, 2, True), (100, 1, False), (101, 2, False)):
         iterator(length, workers).load_state_dict(state)
         assert (True in task.decoder.streams) == kept
+
+
+@pytest.mark.parametrize("rows, workers, segment, batches, there", [
+    (8, 1, 4, 63, 40), (16, 1, 4, 32, 20), (8, 2, 4, 32, 20), (8, 1, 8, 32, 20),
+    (4, 1, 4, 125, 79), (500, 1, 4, 1, 0),
+])  # fmt: skip
+def test_resuming_with_other_rows_goes_on_at_the_same_part_of_the_epoch(
+    tmp_path, rows, workers, segment, batches, there
+):
+    """Saved when 40 of 63 batches had been read."""
+
+    def iterator(rows, workers, segment):
+        task = a_task(tmp_path, tokens_per_sample=segment)
+        task.decoder = SimpleNamespace(streams={})
+        return task.get_batch_iterator(text(2000), max_sentences=rows, num_shards=workers)
+
+    reading = iterator(8, 1, 4)
+    batch = reading.next_epoch_itr()
+    for _ in range(40):
+        next(batch)
+    assert len(reading) == 63
+    resumed = iterator(rows, workers, segment)
+    resumed.load_state_dict(reading.state_dict())
+    assert len(resumed) == batches
+    assert resumed.next_epoch_itr().n == there
+
+
+@pytest.mark.parametrize("kind", ["mmap", "cached", "lazy"])
+def test_every_format_of_binarised_data_is_read(tmp_path, kind):
+    task, sentences = a_task(tmp_path), text(30).sentences
+    for split in ("train", "train1"):  # two, which --combine-valid-subsets and the like join
+        builder = make_builder(str(tmp_path / f"{split}.bin"), kind, vocab_size=len(dictionary()))
+        for sentence in sentences:
+            builder.add_item(sentence)
+        builder.finalize(str(tmp_path / f"{split}.idx"))
+    for combine in (False, True):
+        task.load_dataset("train", combine=combine)
+        expected = torch.arange(10, 40).repeat(2 if combine else 1)
+        assert torch.equal(task.datasets["train"].read(0, len(expected)), expected)
 
 
 class Overflowing(AMPOptimizer):

@@ -25,6 +25,13 @@ HELP
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 
+from_here() { # a path that stays right after cd
+    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
+}
+
+work=examples/recall/work venv=.venv
+[ -z "${WORK:-}" ] || work=$(from_here "$WORK")
+[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 model=${1:-recurrent}
 case $model in
@@ -36,10 +43,9 @@ case $model in
         exit 1
         ;;
 esac
-work=${WORK:-examples/recall/work}
 updates=${UPDATES:-3000}
 seed=${SEED:-1}
-[ ! -d "${VENV:-.venv}/bin" ] || PATH="$(cd "${VENV:-.venv}/bin" && pwd):$PATH"
+[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
 command -v fairseq-train >/dev/null || {
     echo "recall: fairseq-train is not there; run 'make install' first" >&2
     exit 1
@@ -71,6 +77,7 @@ train=(
     --optimizer adam_fused --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 2e-3
     --lr-scheduler polynomial_decay --warmup-updates 100
     --total-num-update "$updates" --max-update "$updates" --seed "$seed" --cpu
+    --distributed-world-size 1 # fairseq's own default is as many as there are GPUs
     # checkpoints
     --batch-size-valid 8 --validate-interval 100 --save-interval 100 --no-epoch-checkpoints
     --save-dir "$run" --log-format simple --log-interval 100

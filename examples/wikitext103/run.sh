@@ -158,6 +158,7 @@ esac
 [[ " ${schedule[*]} " != *" adaptive_loss "* ]] || schedule+=(--ddp-backend legacy_ddp)
 device=(--fp16) evaluation_device=()
 [ "$gpus" -gt 0 ] || device=(--cpu) evaluation_device=(--cpu)
+device+=(--distributed-world-size "$devices") # fairseq's own default is all that the machine has
 more=()
 [ -z "${TRAIN_FLAGS:-}" ] || read -ra more <<<"$TRAIN_FLAGS"
 
@@ -244,7 +245,7 @@ finished() { # the last checkpoint of a training that reached its end
 
 training() { # everything in the log, the progress on the screen
     "${command[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
-        -e "s/.*train_inner.* ppl=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: perplexity \1, \2 words a second/p" \
+        -e "s/.*train_inner.* ppl=([0-9.]+|inf),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: perplexity \1, \2 words a second/p" \
         -e "s/.*\| valid on 'valid' subset \| .*ppl ([0-9.]+) .*/  $model, seed $seed: validation: perplexity \1/p"
 }
 

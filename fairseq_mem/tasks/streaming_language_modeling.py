@@ -25,7 +25,7 @@ from omegaconf import II
 
 from ..errors import UserError
 from ..options import refuse_context_window
-from ..streams import Rows, StreamBatches, TokenStream, check_length
+from ..streams import Rows, StreamBatches, TokenStream, batches_in, check_length
 from ..xl_decoder import StreamState
 
 logger = logging.getLogger(__name__)
@@ -67,14 +67,20 @@ class StreamIterator(EpochBatchIterator):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
+        before = state_dict.get("streams_of")
+        same = before == self._rows()
+        if before is not None and not same:
+            # The text is cut at other places, for more workers say: the state is of other words,
+            # and as large a part of the epoch is read as was then.
+            read = state_dict["iterations_in_epoch"] / batches_in(*before)
+            there = min(int(read * len(self.dataset)), len(self.dataset) - 1)
+            state_dict = {**state_dict, "iterations_in_epoch": there}
         super().load_state_dict(state_dict)
-        # a text cut at other places, for more workers say: the state is of other words
-        same = state_dict.get("streams_of") == self._rows()
         self.task.restore_streams(state_dict.get("streams") if same else None)
 
     def _rows(self) -> list[int]:
-        """What the rows' beginnings depend on: words in all, rows in all."""
-        return [len(self.dataset.stream), self.dataset.rows.all]
+        """How the text is cut: words in all, rows in all, words of a row in a batch."""
+        return [len(self.dataset.stream), self.dataset.rows.all, self.dataset.piece]
 
 
 @register_task("streaming_language_modeling", dataclass=StreamingLanguageModelingConfig)
@@ -169,6 +175,8 @@ class StreamingLanguageModelingTask(FairseqTask):
         sentences = data_utils.load_indexed_dataset(path, self.dictionary, combine=combine)
         if sentences is None:
             raise UserError(f"there is no split {split!r} in {os.path.dirname(path)}")
+        if getattr(sentences, "supports_prefetch", False):  # --dataset-impl cached or lazy
+            sentences.prefetch(range(len(sentences)))
         self.datasets[split] = TokenStream(split, sentences, self.dictionary.eos())
 
     def get_batch_iterator(
