@@ -34,9 +34,8 @@ root=$(cd "$here/../.." && pwd)
 
 # ------------------------------------------------------------ settings
 
-from_here() { # a path that stays right after cd
-    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
-}
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 work=examples/quickstart/work
 cache=examples/quickstart/cache

@@ -25,9 +25,8 @@ HELP
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 
-from_here() { # a path that stays right after cd
-    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
-}
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 work=examples/recall/work venv=.venv
 [ -z "${WORK:-}" ] || work=$(from_here "$WORK")

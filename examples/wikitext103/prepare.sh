@@ -34,9 +34,8 @@ case ${1:-} in
 *) fail "unknown argument $1; see --help" ;;
 esac
 
-from_here() { # a path that stays right after cd
-    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
-}
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 work=examples/wikitext103/work venv=.venv cache=''
 [ -z "${WORK:-}" ] || work=$(from_here "$WORK")

@@ -46,9 +46,8 @@ model=$1 seed=$2
 
 # ------------------------------------------------------------ the settings
 
-from_here() { # a path that stays right after cd
-    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
-}
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 size=${SIZE:-wiki103}
 work=examples/wikitext103/work

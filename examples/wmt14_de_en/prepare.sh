@@ -76,9 +76,8 @@ while [ $# -gt 0 ]; do
 done
 [[ $bpe =~ ^[1-9][0-9]*$ ]] || fail "--bpe $bpe: give a whole number above 0"
 
-from_here() { # a path that stays right after cd
-    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
-}
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 work=examples/wmt14_de_en/work
 [ -z "${WORK:-}" ] || work=$(from_here "$WORK")

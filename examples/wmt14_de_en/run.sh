@@ -55,9 +55,8 @@ model=$1 seed=$2
 
 # ------------------------------------------------------------ the settings
 
-from_here() { # a path that stays right after cd
-    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
-}
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 data=examples/wmt14_de_en/work/data-bin runs=examples/wmt14_de_en/runs
 [ -z "${DATA:-}" ] || data=$(from_here "$DATA")
