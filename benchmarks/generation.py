@@ -205,6 +205,7 @@ def train(options: Namespace, size: str) -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
         words = (
             f"{USUAL} {SIZES[size].flags} {FAST_LEARNING} {arch} --no-epoch-checkpoints --seed 1 "
+            "--update-epoch-batch-itr True "
             f"{device_flags(options.device, 'float32')}"
         ).split()
         command = [sys.executable, "-m", "fairseq_cli.train", options.data, *words]

@@ -221,17 +221,38 @@ print([(two[0].memory - one.memory).abs().max().item() < 1e-5,
     assert distinct == [True, True]
 
 
-def test_resuming_continues_where_training_stopped(data, model, tmp_path):
-    shutil.copytree(model, tmp_path / "again")
-    (tmp_path / "again" / "checkpoint1.pt").rename(tmp_path / "again" / "checkpoint_last.pt")
-    done = train(data, tmp_path / "again", *MEMORY, "--max-epoch", "2")
-    told = done.stdout + done.stderr
-    assert "begin training epoch 2" in told and "begin training epoch 1" not in told
-    updates = [
-        torch.load(folder / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
-        for folder in (model, tmp_path / "again")
-    ]
-    assert updates[0] == updates[1] > 0
+THREE_EPOCHS = [
+    *MEMORY, "--update-epoch-batch-itr", "True", "--max-epoch", "3", "--save-interval-updates", "5",
+    "--max-tokens", "60", "--update-freq", "2", "--dropout", "0.1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    """A folder with all checkpoints of a training of three epochs of seven updates."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(data, folder, *THREE_EPOCHS)
+    return folder
+
+
+@pytest.mark.parametrize(  # killed behind the first epoch, in the second, in the third
+    ("newest", "updates"),
+    [("checkpoint1.pt", 7), ("checkpoint_2_10.pt", 10), ("checkpoint_3_15.pt", 15)],
+)
+def test_a_resumed_training_is_the_uninterrupted_one(
+    data, uninterrupted, tmp_path, newest, updates
+):
+    """Bit for bit, parameters and optimizer; what a kill leaves is its newest checkpoint."""
+    shutil.copy(uninterrupted / newest, tmp_path / "checkpoint_last.pt")
+    done = train(data, tmp_path, *THREE_EPOCHS)
+    assert f"@ {updates} updates" in done.stdout + done.stderr
+    resumed, whole = (
+        torch.load(folder / "checkpoint_last.pt") for folder in (tmp_path, uninterrupted)
+    )
+    for checkpoint in (resumed, whole):
+        assert checkpoint["optimizer_history"][-1]["num_updates"] == 21
+    for part in ("model", "last_optimizer_state"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

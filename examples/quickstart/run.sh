@@ -138,7 +138,8 @@ train() {
         --lr 4e-3 --warmup-updates 200
         --lr-scheduler polynomial_decay --total-num-update "$updates" --max-update "$updates"
         --max-tokens 1500 --required-batch-size-multiple 1 --num-workers 0 --seed 1 --cpu
-        # checkpoints
+        # checkpoints; batches anew for each epoch, so that a resumed training is the uninterrupted one
+        --update-epoch-batch-itr True
         --save-dir "$run" --save-interval-updates "$save_every" --keep-interval-updates 2
         --keep-last-epochs 1 --no-last-checkpoints
         --log-format simple --log-interval 50

@@ -77,7 +77,8 @@ train=(
     --lr-scheduler polynomial_decay --warmup-updates 100
     --total-num-update "$updates" --max-update "$updates" --seed "$seed" --cpu
     --distributed-world-size 1 # fairseq's own default is as many as there are GPUs
-    # checkpoints
+    # checkpoints; batches anew for each epoch, so that a resumed training is the uninterrupted one
+    --update-epoch-batch-itr True
     --batch-size-valid 8 --validate-interval 100 --save-interval 100 --no-epoch-checkpoints
     --save-dir "$run" --log-format simple --log-interval 100
 )

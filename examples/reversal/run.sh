@@ -55,7 +55,8 @@ train=(
     --lr-scheduler polynomial_decay --warmup-updates 200
     --total-num-update "$updates" --max-update "$updates"
     --max-tokens 2000 --required-batch-size-multiple 1 --seed 1 --cpu
-    # checkpoints
+    # checkpoints; batches anew for each epoch, so that a resumed training is the uninterrupted one
+    --update-epoch-batch-itr True
     --save-dir "$run" --no-epoch-checkpoints --validate-interval 10 --save-interval 10
     --log-format simple --log-interval 100
 )

@@ -168,9 +168,9 @@ train=(
     "${arch[@]}"
     # how it learns, and how long
     "${schedule[@]}" --max-update "$updates"
-    # batches
+    # batches; made anew for each epoch, so that a resumed training is the uninterrupted one
     "${batches[@]}" --update-freq "$accumulate" --required-batch-size-multiple 1 "${validation[@]}"
-    --seed "$seed" "${device[@]}" --num-workers 0
+    --update-epoch-batch-itr True --seed "$seed" "${device[@]}" --num-workers 0
     # checkpoints; fairseq's checkpoint_last.pt is a copy that a kill can cut short
     --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
     --keep-interval-updates 2 --keep-last-epochs 1 --no-last-checkpoints

@@ -197,9 +197,10 @@ train=(
     --optimizer adam_fused --adam-betas '(0.9, 0.98)' --adam-eps 1e-9 --clip-norm 1
     # how fast and how long
     "${schedule[@]}" --max-update "$updates"
-    # batches; fairseq loses sentences when a batch's size is no multiple of 8, its default
+    # batches; fairseq loses sentences when a batch's size is no multiple of 8, its default;
+    # made anew for each epoch, so that a resumed training is the uninterrupted one
     --max-tokens "$max_tokens" --update-freq "$accumulate" --required-batch-size-multiple 1
-    --seed "$seed" "${device[@]}"
+    --update-epoch-batch-itr True --seed "$seed" "${device[@]}"
     # checkpoints; fairseq's checkpoint_last.pt is a copy that a kill can cut short
     --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
     --keep-interval-updates "$((average > 2 ? average : 2))" --keep-last-epochs 1 --no-last-checkpoints

@@ -1,0 +1,44 @@
+"""What all commands for training have in common, in the examples, the benchmarks and README.md."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECIPES = [
+    path for path in sorted(ROOT.glob("examples/*/*.sh")) if "--max-update" in path.read_text()
+]
+
+
+def trainings(path: Path) -> list[list[str]]:
+    """The words of every command that trains: an array of a shell script, or a block of Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        blocks = re.findall(r"^fairseq-train (?:.*\\\n)+.*$", text, re.MULTILINE)
+    else:
+        blocks = re.findall(r"=\($(.*?)^ *\)$", text, re.MULTILINE | re.DOTALL)
+        blocks = [block for block in blocks if "--max-update" in block]
+    return [shlex.split(block, comments=True) for block in blocks]
+
+
+def test_these_are_the_recipes():
+    names = {path.parent.name for path in RECIPES}
+    assert names == {"quickstart", "recall", "reversal", "wikitext103", "wmt14_de_en"}
+    assert len(trainings(ROOT / "README.md")) == 3
+
+
+@pytest.mark.parametrize(
+    "path", [*RECIPES, ROOT / "README.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_resumed_training_is_the_uninterrupted_one(path):
+    """The flag without which it isn't, see the test of this name in test_commands.py."""
+    assert trainings(path)
+    for words in trainings(path):
+        assert words[words.index("--update-epoch-batch-itr") + 1] == "True"
+
+
+def test_the_benchmarks_train_as_the_recipes_do():
+    text = (ROOT / "benchmarks/generation.py").read_text(encoding="utf-8")
+    assert text.count('"fairseq_cli.train"') == 1 and "--update-epoch-batch-itr True" in text
