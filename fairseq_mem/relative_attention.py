@@ -113,7 +113,7 @@ class RelativeAttention(nn.Module):
 
     def _attend_content(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
         """Memory's attention, without positions; ``allowed`` is m x S, True where it may look."""
-        dropout = self.dropout_module.p if self.training else 0.0
+        dropout = self.dropout_module.p if self.dropout_module.active else 0.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
 
     def _attend_text(

@@ -230,7 +230,9 @@ class XLDecoder(FairseqDecoder):
             state.position + length,
             cache if self.cache_length > 0 else [],
             memory,
-            [] if self.training else positions,
+            []
+            if self.dropout_module.active
+            else positions,  # dropout falls on them, each time anew
         )
         return self.dropout_module(x[:, :length]), state
 

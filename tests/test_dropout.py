@@ -16,6 +16,21 @@ def test_elements_are_kept_as_often_as_asked(p):
     assert abs(kept - (1 - p)) < 5 * spread + 2**-17
 
 
+@pytest.mark.parametrize("p", [2**-17, 1e-4, 5e-3, 0.995, 0.9999, 1 - 2**-17, 1 - 2**-30])
+def test_rare_probabilities_are_what_they_are(p):
+    """Of 16 bits none is left for them: above 1 - 2^-17 nothing was dropped, below 2^-17 either."""
+    count = 20_000_000
+    y = Dropout(p).train()(torch.ones(count))
+    dropped = (y == 0).double().mean().item()
+    spread = (p * (1 - p) / count) ** 0.5
+    assert abs(dropped - p) < 5 * spread + 3 / count
+    assert y.max().item() in (0.0, pytest.approx(1 / (1 - p)))
+
+
+def test_everything_is_dropped_with_probability_one():
+    assert not Dropout(1.0).train()(torch.ones(1000)).any()
+
+
 def test_neighbours_are_independent():
     # The four elements of a draw, and elements of neighbouring draws.
     mask = keep_mask(torch.empty(1_000_000), 0.3).double() - 0.7
