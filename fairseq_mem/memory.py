@@ -26,10 +26,13 @@ class MemoryTokens(nn.Module):
         embed_dim: C.
         std: of the initial vectors; the scale of the embedded text is the right one.
         takes_positions: slot i takes position code i, and text is numbered on from
-            ``text_offset``, which stays what it was in training when fewer slots are used.
-    """
+            ``text_offset``.
 
-    position_offset: Tensor
+    Attributes:
+        text_offset: number of position codes in front of the text's first. It stays what it was
+            in training when fewer slots are used, so a checkpoint holds it, as
+            ``position_offset``. It is no buffer: to read a number off a GPU the CPU must wait.
+    """
 
     def __init__(self, tokens: int, embed_dim: int, std: float, takes_positions: bool) -> None:
         super().__init__()
@@ -39,8 +42,20 @@ class MemoryTokens(nn.Module):
         self.weight = nn.Parameter(torch.empty(tokens, embed_dim)) if tokens > 0 else None
         if self.weight is not None:
             nn.init.normal_(self.weight, std=std)
-        if takes_positions:
-            self.register_buffer("position_offset", torch.tensor(tokens))
+        self.text_offset = tokens if takes_positions else 0
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.takes_positions:
+            # with a fraction, as fairseq's moving average multiplies whatever it finds
+            destination[prefix + "position_offset"] = torch.tensor(float(self.text_offset))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.takes_positions and prefix + "position_offset" in state_dict:
+            self.text_offset = round(float(state_dict.pop(prefix + "position_offset")))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
@@ -61,11 +76,6 @@ class MemoryTokens(nn.Module):
     def prepend_padding(self, padding: Tensor) -> Tensor:
         """Extend a padding mask (B x T, True at padding) to B x (m+T): memory is never padded."""
         return torch.cat([padding.new_zeros(padding.size(0), self.tokens), padding], dim=1)
-
-    @property
-    def text_offset(self) -> int:
-        """Number of position codes in front of the text's first."""
-        return int(self.position_offset) if self.takes_positions else 0
 
     def numbered_through(self, tokens: Tensor, padding_idx: int) -> Tensor:
         """Put ``text_offset`` words in front of ``tokens`` (B x T), for the position table.
@@ -126,11 +136,11 @@ def fit_checkpoint(
     weight, offset = f"{name}.weight", f"{name}.position_offset"
     saved = state.pop(weight, None)
     saved_tokens = 0 if saved is None else saved.size(0)
-    saved_offset = int(state.pop(offset, torch.tensor(saved_tokens)))
+    saved_offset = round(float(state.pop(offset, saved_tokens)))
     if memory is None:
         return
     if memory.takes_positions:
-        state[offset] = torch.tensor(max(saved_offset, memory.tokens))
+        state[offset] = torch.tensor(float(max(saved_offset, memory.tokens)))
     if memory.weight is None:
         return
     if saved is None:

@@ -34,8 +34,15 @@ class MemoryModel(BaseFairseqModel):
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """Fit a checkpoint's memory to ours; called by fairseq before every load."""
-        super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
+        # --store-ema leaves all versions out. fairseq then takes the model for one of its first: it
+        # throws the norm behind the last pre-norm layer away, and refuses an adaptive softmax. Its
+        # first models had one projection for queries, keys and values.
+        if any(key.endswith(".q_proj.weight") for key in state_dict):
+            for buffer, value in self.named_buffers():
+                if buffer.split(".")[-1] == "version":
+                    state_dict.setdefault(prefix + buffer, value)
+        super().upgrade_state_dict_named(state_dict, name)
         for side in ("encoder", "decoder"):
             memory = getattr(getattr(self, side, None), "memory", None)
             fit_checkpoint(state_dict, f"{prefix}{side}.memory", memory, self.args.memory_grow)
