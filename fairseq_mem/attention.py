@@ -64,8 +64,7 @@ class FusedAttention(MultiheadAttention):
 
     Attributes:
         lesion: ``"none"``; ``"no-read"``: text may not attend to memory; ``"zero-read"``: what it
-            attends to memory is set to zero after the softmax (as the authors' language-model
-            code does).
+            attends to memory is set to zero after the softmax.
         lesioned_keys: leading keys that are memory.
         memory_queries: leading queries that are memory, in the first step if there are steps.
     """
@@ -186,10 +185,26 @@ class FusedAttention(MultiheadAttention):
 
     def make_generation_fast_(self, **kwargs: Any) -> None:
         """Hook of fairseq's, before inference: project queries, keys and values in one product."""
-        if self.self_attention and not any(p._forward_pre_hooks for p in self._projections()):
+        # only a plain projection is what its weight says, not a quantised one, nor one with a hook
+        if self.self_attention and all(
+            type(p) is torch.nn.Linear and not p._forward_pre_hooks and not p._forward_hooks
+            for p in self._projections()
+        ):
             weights, biases = zip(*((p.weight, p.bias) for p in self._projections()), strict=True)
             self.fused_weight = torch.cat(weights).detach()
             self.fused_bias = torch.cat(biases).detach()
+
+    def _forget_fused(self) -> None:
+        self.fused_weight = self.fused_bias = None
+
+    def _adaptive_prune_heads(self, reserve_head_index: list[tuple[int, int]]) -> None:
+        """Hook of fairseq's pruning: keep some heads only; the projections change."""
+        self._forget_fused()
+        super()._adaptive_prune_heads(reserve_head_index)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget_fused()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _projections(self) -> tuple[torch.nn.Linear, ...]:
         return self.q_proj, self.k_proj, self.v_proj

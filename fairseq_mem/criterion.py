@@ -136,6 +136,8 @@ class LabelSmoothedCrossEntropyCriterion(FairseqCriterion):
             return None
         if type(projection) is not torch.nn.Linear or projection.bias is not None:
             return None
-        if projection._forward_pre_hooks or projection.weight.dtype == torch.float16:
+        if projection._forward_pre_hooks or projection._forward_hooks:
+            return None
+        if projection.weight.dtype == torch.float16:
             return None
         return None if torch.is_autocast_enabled() else projection.weight

@@ -163,7 +163,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
         """Warm start: complete a checkpoint of a model with another update, or without memory."""
         super().upgrade_state_dict_named(state_dict, name)
-        if self.update.warm_start(state_dict, name, self.num_layers):
+        if self.update.warm_start(state_dict, name):
             logger.warning(
                 f"the checkpoint has no memory controller for update {self.cfg.memory_update!r}: "
                 "it begins as a copy of the encoder's own layers"

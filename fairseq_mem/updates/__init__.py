@@ -7,7 +7,7 @@ to whom; the encoder does not know which it runs. Its class methods are:
 
 - ``shared_controller(cfg)``: one module for all layers, handed to each of them as
   ``controller=...``, or None;
-- ``warm_start(state, name, layers)``: complete, in place, a checkpoint of a model without this
+- ``warm_start(state, name)``: complete, in place, a checkpoint of a model without this
   update's parameters, and return whether there was something to complete.
 """
 

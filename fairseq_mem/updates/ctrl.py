@@ -16,6 +16,7 @@ With the controller's parameters equal to the layer's own this is MemTransformer
 warm start begins.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class SharedCtrlUpdateLayer(ReadingLayer):
         return ReadingLayer(cfg)
 
     @classmethod
-    def warm_start(cls, state: dict[str, Any], name: str, layers: int) -> bool:
+    def warm_start(cls, state: dict[str, Any], name: str) -> bool:
         """Begin with a copy of the first layer's parameters."""
         return copy_missing(state, f"{name}.layers.0", f"{name}.controller")
 
@@ -75,7 +76,9 @@ class CtrlUpdateLayer(SharedCtrlUpdateLayer):
         return None
 
     @classmethod
-    def warm_start(cls, state: dict[str, Any], name: str, layers: int) -> bool:
+    def warm_start(cls, state: dict[str, Any], name: str) -> bool:
         """Begin with a copy of each layer's own parameters, which computes MemTransformer."""
-        names = [f"{name}.layers.{number}" for number in range(layers)]
+        # the checkpoint's layers: --encoder-layers-to-keep takes its choice of them afterwards
+        own = re.compile(re.escape(name) + r"\.layers\.\d+(?=\.)")
+        names = {found[0] for key in state if (found := own.match(key))}
         return any([copy_missing(state, layer, f"{layer}.controller") for layer in names])

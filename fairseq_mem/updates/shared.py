@@ -37,6 +37,6 @@ class SharedUpdateLayer(TransformerEncoderLayerBase):
         return None
 
     @classmethod
-    def warm_start(cls, state: dict[str, Any], name: str, layers: int) -> bool:
+    def warm_start(cls, state: dict[str, Any], name: str) -> bool:
         """Have nothing to complete: the parameters are fairseq's."""
         return False
