@@ -4,6 +4,7 @@ Names begin with ``memory_``: fairseq routes ``encoder_*`` and ``decoder_*`` int
 """
 
 import argparse
+import ast
 from typing import Any, NoReturn
 
 from .errors import UserError
@@ -142,6 +143,50 @@ def check_memory_options(args: Any) -> None:
         )
 
 
+def check_bands(
+    kind: str, cutoff: Any, words: int, dim: int, factor: float, smallest: int = 1
+) -> None:
+    """Refuse an adaptive input or softmax that cannot be built, or with a band that holds nothing.
+
+    Args:
+        kind: ``"input"`` or ``"softmax"``, as in the options' names.
+        cutoff: rising numbers, or the option's text; text that makes no sense is left to fairseq.
+        words: in the dictionary.
+        dim: width of the first band; each is ``factor`` times narrower than the one before.
+        smallest: words that a band must have.
+
+    Raises:
+        UserError: names the option, its value and what to do.
+    """
+    try:
+        given = ast.literal_eval(cutoff) if isinstance(cutoff, str) else cutoff
+        ends = [int(end) for end in (given if isinstance(given, list | tuple) else [given])]
+    except (ValueError, SyntaxError, TypeError):
+        ends = []
+    if not ends:
+        return
+    if ends[-1] > words:
+        raise UserError(
+            f"adaptive_{kind}_cutoff has {ends[-1]}, and the dictionary has {words} words; leave "
+            "out what is beyond it"
+        )
+    if ends[-1] < words:
+        ends.append(words)
+    last = len(ends) - 1
+    if not factor > 0 or dim // min(factor, dim + 1) ** last < 1:
+        raise UserError(
+            f"adaptive_{kind}_factor {factor:g} leaves the last of {last + 1} bands no width "
+            f"({dim} / {factor:g}^{last} is below 1); give a smaller factor above 0, or fewer "
+            "cut-offs"
+        )
+    for start, end in zip([0, *ends], ends, strict=False):
+        if end - start < smallest:
+            raise UserError(
+                f"adaptive_{kind}_cutoff makes a band of {end - start} words ({start} to {end}), "
+                f"and fairseq needs {smallest} at least; give other cut-offs"
+            )
+
+
 def refuse_context_window(window: int) -> NoReturn:
     """Of ``--context-window`` the cache of a stream is the better form.
 
@@ -205,11 +250,6 @@ def check_command_line(argv: list[str]) -> None:
     _check_context_window(argv)
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-    if "--memory-positions" in argv and "--store-ema" in argv:
-        raise UserError(
-            "--memory-positions with --store-ema: fairseq averages whatever a model holds, and the "
-            "number of positions is no weight; leave one of the two out"
-        )
     given = [word.split("=")[0] for word in argv if word.startswith("--memory-")]
     # fairseq itself has --memory-efficient-fp16 and --memory-efficient-bf16
     given = [word for word in given if not word.startswith("--memory-efficient")]

@@ -345,6 +345,23 @@ def test_evaluating_with_the_first_slots(kept, positions):
             dict(memory_positions=True, decoder_learned_pos=True),
             "leaves 17 of the 20 learned positions .* is 20; give --max-target-positions 23",
         ),
+        (
+            {**ADAPTIVE, "adaptive_input_factor": 5},
+            r"adaptive_input_factor 5 leaves the last of 3 bands no width \(16 / 5\^2 is below 1\)",
+        ),
+        (
+            dict(adaptive_softmax_cutoff="8,16", adaptive_softmax_factor=20),
+            "adaptive_softmax_factor 20 leaves the last of 3 bands no width",
+        ),
+        ({**ADAPTIVE, "adaptive_input_factor": 0}, "adaptive_input_factor 0 leaves .* above 0"),
+        (
+            {**ADAPTIVE, "adaptive_input_cutoff": "8,23"},
+            r"makes a band of 1 words \(23 to 24\), and fairseq needs 2",
+        ),
+        (
+            {**ADAPTIVE, "adaptive_input_cutoff": "8,99"},
+            "adaptive_input_cutoff has 99, and the dictionary has 24 words",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused(options, message):
@@ -592,10 +609,24 @@ def test_context_windows_want_one_process_that_loads_them():
         check_command_line(["--context-window=5", "--num-workers=3"])
 
 
-def test_averaging_over_training_and_numbered_memory_are_refused_together():
-    check_command_line(["--memory-tokens", "5", "--store-ema"])
-    with pytest.raises(UserError, match=r"--memory-positions with --store-ema: .* leave one"):
-        check_command_line(["--memory-positions", "--arch", "mem_transformer_lm", "--store-ema"])
+@cli
+def test_averaging_over_training_with_numbered_memory(lm_data, tmp_path):
+    """fairseq averages whatever a checkpoint holds, and stumbled over the number of positions."""
+    train_lm(
+        lm_data, tmp_path, "--memory-tokens", "3", "--memory-positions", "--store-ema",
+        "--ema-decay", "0.9", "--max-update", "4", "--decoder-normalize-before",
+    )  # fmt: skip
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    average = state["extra_state"]["ema"]
+    assert set(average) == set(state["model"])
+    assert average["decoder.memory.position_offset"].item() == 3
+    own = state["model"]["decoder.memory.weight"]
+    assert not torch.equal(average["decoder.memory.weight"], own)
+    # the average as a model: how its users evaluate it
+    averaged = tmp_path / "averaged.pt"
+    torch.save({**state, "model": average}, averaged)
+    losses = [perplexity(lm_data, path)[0] for path in (tmp_path / "checkpoint_last.pt", averaged)]
+    assert losses[0] != losses[1] and all(math.isfinite(loss) for loss in losses)
 
 
 @cli

@@ -367,6 +367,10 @@ def test_memory_only_trains_nothing_else():
             dict(memory_positions=True, no_token_positional_embeddings=True),
             "no position codes to give",
         ),
+        (
+            dict(adaptive_softmax_cutoff="8,16", adaptive_softmax_factor=5.0),
+            "adaptive_softmax_factor 5 leaves the last of 3 bands no width",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused(options, message):

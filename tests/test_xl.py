@@ -105,6 +105,27 @@ def test_cached_evaluation_equals_one_long_pass_without_a_cache(segment, trainin
     torch.testing.assert_close(cached, alone(tokens)[0], **EXACT)
 
 
+@pytest.mark.parametrize("where", ["XLDecoder", "XLLayer", "RelativeAttention"])
+@pytest.mark.parametrize("recurrence", [0, 2])
+def test_dropout_that_is_retained_at_inference(where, recurrence):
+    """fairseq's `--retain-dropout`: memory's attention and the cached position codes had none."""
+    model = build(
+        memory_tokens=3, memory_recurrence=recurrence, dropout=0.3, attention_dropout=0.5,
+        activation_dropout=0.3,
+    )  # fmt: skip
+    model.make_generation_fast_(retain_dropout=True, retain_dropout_modules=[where])
+    tokens = words(2, 4)
+    torch.manual_seed(1)
+    one, other = (features(model, tokens) for _ in range(2))
+    assert not torch.equal(one, other)
+    attention = model.decoder.layers[0].self_attn
+    q = torch.randn(2, 2, 3, 8, dtype=torch.float64)
+    one, other = (attention._attend_content(q, q, q, None) for _ in range(2))
+    assert torch.equal(one, other) == (where != "RelativeAttention")
+    known = model.decoder.read_segment(tokens, StreamState())[1].positions
+    assert bool(known) == (where != "XLDecoder")
+
+
 def test_attention_gradients():
     attention = RelativeAttention(4, 2, 0.0).double()
     codes = distance_codes(torch.arange(5, -1, -1), 4)
@@ -590,6 +611,11 @@ def test_an_update_that_amp_repeats_reads_what_it_read_before(tmp_path, caplog):
     (dict(memory_only=True), "there is none; give --memory-tokens"),
     (dict(memory_only=True, memory_tokens=2, memory_recurrence=2), "leave one of the two out"),
     (dict(adaptive_softmax_factor=0.0), "adaptive_softmax_factor is 0.0"),
+    (dict(adaptive_softmax_factor=5.0, adaptive_softmax_cutoff="6,12"), "factor 5 leaves the last "
+     "of 3 bands no width (16 / 5^2 is below 1); give a smaller factor"),
+    (dict(adaptive_softmax_factor=1e200, adaptive_softmax_cutoff="6,12"), "leaves the last of 3"),
+    (dict(adaptive_softmax_cutoff="1,12"), "makes a band of 1 words (0 to 1), and fairseq needs 2"),
+    (dict(adaptive_softmax_cutoff="6,7"), "makes a band of 1 words (6 to 7)"),
     (dict(adaptive_softmax_cutoff="9,5"), "adaptive_softmax_cutoff is '9,5'"),
     (dict(adaptive_softmax_cutoff="a"), "adaptive_softmax_cutoff is 'a'"),
 ])  # fmt: skip
@@ -597,6 +623,17 @@ def test_options_that_make_no_sense(options, said):
     with pytest.raises(UserError) as error:
         build(**options)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cutoff, used", [
+    ("6,22", [6, 22, 24]), ("6,23", [6, 24]), ("6,24", [6, 24]), ("6,99", [6, 24]), ("23", None),
+])  # fmt: skip
+def test_cut_offs_close_to_the_size_of_the_dictionary(cutoff, used):
+    """Too close to leave a band of its own: a band of one word ended in an IndexError."""
+    model = build(adaptive_softmax_cutoff=cutoff, adaptive_softmax_factor=4.0)
+    softmax = model.decoder.adaptive_softmax
+    assert (softmax and softmax.cutoff) == used
+    assert model(words(2, 5))[0].isfinite().all()
 
 
 def a_task(folder, **options) -> StreamingLanguageModelingTask:

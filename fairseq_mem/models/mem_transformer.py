@@ -15,6 +15,7 @@ from ..encoder import MemTransformerEncoder
 from ..options import (
     add_memory_args,
     add_two_sided_memory_args,
+    check_bands,
     check_memory_options,
     set_memory_defaults,
 )
@@ -92,6 +93,11 @@ class MemTransformerModel(MemoryModel, TransformerModel):
         """
         _base(args)  # what an older checkpoint lacks; present values stay
         check_memory_options(args)
+        if args.adaptive_softmax_cutoff is not None:
+            check_bands(
+                "softmax", args.adaptive_softmax_cutoff, len(task.target_dictionary),
+                args.decoder_output_dim, args.adaptive_softmax_factor,
+            )  # fmt: skip
         model = super().build_model(args, task)
         model.freeze_for(args)
         return model

@@ -11,7 +11,7 @@ from fairseq.models.transformer import TransformerConfig
 
 from ..decoder import MemTransformerDecoder
 from ..errors import UserError
-from ..options import add_memory_args, check_memory_options, set_memory_defaults
+from ..options import add_memory_args, check_bands, check_memory_options, set_memory_defaults
 from .memory_model import MemoryModel
 
 
@@ -97,6 +97,17 @@ def _check(args: Any, task: Any) -> None:
             f"memory_lesion_scope is {args.memory_lesion_scope!r}; a language model has attention "
             "in its decoder only: leave it out"
         )
+    words = task.source_dictionary
+    if args.adaptive_input:
+        check_bands(
+            "input", args.adaptive_input_cutoff, len(words), args.decoder_input_dim,
+            args.adaptive_input_factor, smallest=words.pad() + 1,
+        )  # fmt: skip
+    if args.adaptive_softmax_cutoff is not None:
+        check_bands(
+            "softmax", args.adaptive_softmax_cutoff, len(words), args.decoder_output_dim,
+            args.adaptive_softmax_factor,
+        )  # fmt: skip
     targets = getattr(task, "targets", ["future"])
     if targets != ["future"]:
         raise UserError(

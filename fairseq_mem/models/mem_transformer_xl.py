@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..memory import MemoryTokens
-from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count
+from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count, check_bands
 from ..xl_decoder import StreamState, XLDecoder
 from .memory_model import MemoryModel
 
@@ -103,12 +103,16 @@ class MemTransformerXLModel(MemoryModel, FairseqLanguageModel):
                 "its pieces; give --task streaming_language_modeling"
             )
         words = task.source_dictionary
+        # fairseq clears the row of the padding symbol's number in every band: there must be one
+        smallest = words.pad() + 1
         cutoff = _cutoff(args.adaptive_softmax_cutoff, len(words))
+        cutoff = [number for number in cutoff if len(words) - number >= smallest]
         embed_tokens: nn.Module
         softmax = None
         dim = args.decoder_embed_dim
         if cutoff:
             factor = args.adaptive_softmax_factor
+            check_bands("softmax", cutoff, len(words), dim, factor, smallest)
             embed_tokens = AdaptiveInput(len(words), words.pad(), dim, factor, dim, cutoff)
             softmax = AdaptiveSoftmax(
                 len(words), dim, cutoff, 0.0, factor, adaptive_inputs=embed_tokens, tie_proj=True
