@@ -105,6 +105,31 @@ def test_cached_evaluation_equals_one_long_pass_without_a_cache(segment, trainin
     torch.testing.assert_close(cached, alone(tokens)[0], **EXACT)
 
 
+def test_what_differs_from_the_original_as_the_readme_says():
+    model = build(
+        memory_tokens=3, memory_recurrence=2, dropout=0.9, decoder_normalize_before=True,
+        adaptive_softmax_cutoff="6,12,18",
+    )  # fmt: skip
+    decoder = model.decoder
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert all(shapes[f"decoder.layers.{n}.self_attn.{b}"] == (2, 8) for n in (0, 1) for b in "uv")
+    assert not [name for name in shapes if "softmax" in name and "bias" in name]
+    assert [tuple(band[1].weight.shape) for band in decoder.embed_tokens.embeddings] == [
+        (16, 16)
+    ] * 4
+    assert isinstance(decoder.layer_norm, torch.nn.LayerNorm)
+    memory = decoder.memory.weight
+    assert all(not torch.equal(memory[a], memory[b]) for a in range(3) for b in range(a))
+    # no dropout on memory, neither where it is read nor where it is written; the text has it
+    given = []
+    decoder.layers[0].register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
+    model.train()
+    features(model, words(2, 5))
+    for part in (given[0][:, :3], given[0][:, -3:]):
+        assert torch.equal(part, memory.expand(2, -1, -1))
+    assert (given[0][:, 3:-3] == 0).any()
+
+
 @pytest.mark.parametrize("where", ["XLDecoder", "XLLayer", "RelativeAttention"])
 @pytest.mark.parametrize("recurrence", [0, 2])
 def test_dropout_that_is_retained_at_inference(where, recurrence):
