@@ -96,7 +96,7 @@ class MemTransformerModel(MemoryModel, TransformerModel):
         if args.adaptive_softmax_cutoff is not None:
             check_bands(
                 "softmax", args.adaptive_softmax_cutoff, len(task.target_dictionary),
-                args.decoder_output_dim, args.adaptive_softmax_factor,
+                args.decoder_output_dim, getattr(args, "adaptive_softmax_factor", 4),
             )  # fmt: skip
         model = super().build_model(args, task)
         model.freeze_for(args)
