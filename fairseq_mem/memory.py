@@ -47,7 +47,7 @@ class MemoryTokens(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.takes_positions:
-            # with a fraction, as fairseq's moving average multiplies whatever it finds
+            # a float, for fairseq's moving average (--store-ema) multiplies whatever it finds
             destination[prefix + "position_offset"] = torch.tensor(float(self.text_offset))
 
     def _load_from_state_dict(

@@ -230,9 +230,7 @@ class XLDecoder(FairseqDecoder):
             state.position + length,
             cache if self.cache_length > 0 else [],
             memory,
-            []
-            if self.dropout_module.active
-            else positions,  # dropout falls on them, each time anew
+            [] if self.dropout_module.active else positions,  # dropout is drawn anew each time
         )
         return self.dropout_module(x[:, :length]), state
 

@@ -80,5 +80,5 @@ class CtrlUpdateLayer(SharedCtrlUpdateLayer):
         """Begin with a copy of each layer's own parameters, which computes MemTransformer."""
         # the checkpoint's layers: --encoder-layers-to-keep takes its choice of them afterwards
         own = re.compile(re.escape(name) + r"\.layers\.\d+(?=\.)")
-        names = {found[0] for key in state if (found := own.match(key))}
+        names = sorted({found[0] for key in state if (found := own.match(key))})
         return any([copy_missing(state, layer, f"{layer}.controller") for layer in names])
