@@ -13,6 +13,12 @@ compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
 compat.mend_datasets()
 
+# Only now, for they import fairseq and torch: what a checkpoint may not do.
+from . import checkpoints, literals
+
+checkpoints.guard_fairseq()
+literals.guard_fairseq()
+
 # Models, tasks, criteria and optimizers register themselves with fairseq when they are imported.
 from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError

@@ -9,7 +9,7 @@ import argparse
 import logging
 from collections import defaultdict
 from importlib import metadata
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from .errors import UserError
@@ -83,15 +83,14 @@ def allow_fairseq_checkpoints() -> None:
     )
 
 
-class _Numpy:
-    """numpy, and the one name that numpy 2 has dropped and fairseq still says."""
+class With:
+    """A module with some names replaced, for one module that uses it."""
 
-    compat = SimpleNamespace(long=int)
+    def __init__(self, module: ModuleType, **names: Any) -> None:
+        self.__dict__.update(names, _module=module)
 
     def __getattr__(self, name: str) -> Any:
-        import numpy
-
-        return getattr(numpy, name)
+        return getattr(self._module, name)
 
 
 def mend_datasets() -> None:
@@ -104,4 +103,4 @@ def mend_datasets() -> None:
 
     if not hasattr(numpy, "compat"):
         for module in (language_pair_dataset, token_block_dataset):
-            module.np = _Numpy()
+            module.np = With(numpy, compat=SimpleNamespace(long=int))

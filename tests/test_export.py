@@ -362,10 +362,10 @@ def test_a_word_of_the_dictionary_may_look_like_memory(tmp_path):
         ("quant_noise_pq", 0.1, "--quant-noise-pq"),
         ("quant_noise_scalar", 0.1, "--quant-noise-scalar"),
         ("base_layers", 1, "--base-layers"),
-        ("encoder_xformers_att_config", "x", "xformers"),
+        ("encoder_xformers_att_config", "{'name': 'x'}", "xformers"),
         ("decoder_output_dim", 32, "--decoder-output-dim"),
-        ("arch", "transformer_lm", "its architecture is transformer_lm"),
-        ("arch", "somebody_elses", "its architecture is somebody_elses"),
+        ("_name", "transformer_lm", "its architecture is transformer_lm"),
+        ("_name", "somebody_elses", "its architecture is somebody_elses"),
     ],
 )
 def test_what_ctranslate2_cannot_express_is_refused(copy_of_small, tmp_path, name, value, reason):

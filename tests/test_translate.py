@@ -325,12 +325,11 @@ def test_files_that_are_no_checkpoints(translator_files, tmp_path):
     shutil.copytree(translator_files.data, tmp_path / "other")
     with open(tmp_path / "other" / "dict.de.txt", "a") as words:
         words.write("more 1\n")
-    for model, data in (
-        (tmp_path / "broken.pt", translator_files.data),
-        (translator_files.checkpoint, tmp_path / "other"),
-    ):
-        line = refusal(translator_files, "--data", data, model=model)
-        assert f"cannot load {model} with the dictionaries of {data}: " in line
+    broken, model, data = tmp_path / "broken.pt", translator_files.checkpoint, tmp_path / "other"
+    line = refusal(translator_files, "--data", translator_files.data, model=broken)
+    assert f"{broken} is damaged (cut short, or changed on its way); leave it out" in line
+    line = refusal(translator_files, "--data", data, model=model)
+    assert f"cannot load {model} with the dictionaries of {data}: " in line
 
 
 def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_path):

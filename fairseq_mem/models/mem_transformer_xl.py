@@ -18,6 +18,7 @@ from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..literals import literal
 from ..memory import MemoryTokens
 from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count, check_bands
 from ..xl_decoder import StreamState, XLDecoder
@@ -197,7 +198,8 @@ def check_options(args: Any) -> None:
 def _cutoff(text: str | None, words: int) -> list[int]:
     """The cut-offs that a dictionary of so many words can have."""
     try:
-        given = fairseq_options.eval_str_list(text, type=int) if text else []
+        value = literal(text) if isinstance(text, str) and text else text or []
+        given = fairseq_options.eval_str_list(value, type=int)
         assert given == sorted(set(given)) and (not given or given[0] > 0)
     except Exception:
         raise UserError(

@@ -56,7 +56,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..checkpoints import kind
 from ..errors import UserError, first_line
+from ..literals import shown
 from .files import read_checkpoint
 from .prepared import prepared
 
@@ -257,7 +259,7 @@ def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
         raise UserError(
             f"{checkpoint} is no checkpoint that fairseq can read: {first_line(error)}"
         ) from None
-    _check_options(checkpoint, cfg)
+    _check_options(checkpoint, cfg, *kind(state))
     if cfg.task.source_lang is None or cfg.task.target_lang is None:  # told by the data's names
         cfg.task.source_lang, cfg.task.target_lang = _languages(data)
     for side, language in (("encoder", cfg.task.source_lang), ("decoder", cfg.task.target_lang)):
@@ -305,16 +307,15 @@ def _refused(checkpoint: Path, reasons: Sequence[str]) -> UserError:
     return UserError(f"{checkpoint} cannot be exported: {', '.join(reasons)}; {EXPORTABLE}")
 
 
-def _check_options(checkpoint: Path, cfg: Any) -> None:
+def _check_options(checkpoint: Path, cfg: Any, task: str, arch: str) -> None:
     """Refuse what CTranslate2 cannot express, by the options that the model was trained with."""
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
-    if cfg.task._name != "translation":
-        raise _refused(checkpoint, [f"its task is {cfg.task._name}"])
+    if task != "translation":
+        raise _refused(checkpoint, [f"its task is {shown(task)}"])
     args = cfg.model
-    arch = getattr(args, "arch", None)
     if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", "mem_transformer"):
-        raise _refused(checkpoint, [f"its architecture is {arch}"])
+        raise _refused(checkpoint, [f"its architecture is {shown(arch)}"])
 
     def option(name: str, default: Any = None) -> Any:
         return getattr(args, name, default)

@@ -3,14 +3,11 @@
 import contextlib
 import hashlib
 import os
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from .. import checkpoints
 from ..errors import UserError
 
 
@@ -51,41 +48,15 @@ def sha256(path: Path) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of fairseq's; torch's safe loader stays on.
-
-    Tensors stay on the disk until they are used, so that the optimizer's cost nothing.
+    """Read a checkpoint of fairseq's, carefully; see `checkpoints.load`.
 
     Raises:
-        UserError: the file is missing, damaged, holds what the safe loader refuses, or is no
-            checkpoint of fairseq's.
+        UserError: the file is missing, or cannot be used.
     """
-    damaged = f"{path} is damaged (cut short, or changed on its way); leave it out"
     try:
-        with path.open("rb") as file:
-            is_archive = file.read(2) == b"PK"
-        if is_archive:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise UserError(damaged)
-        # files of torch before 1.6 are no archives and cannot be mapped
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        # tensors stay on the disk until they are used, so that the optimizer's cost nothing
+        return checkpoints.load(path, map_location="cpu", mmap=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}; check its name") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; give a checkpoint in it") from None
-    except (zipfile.BadZipFile, EOFError):
-        raise UserError(damaged) from None
-    except pickle.UnpicklingError:
-        if is_archive:  # it is whole, so the loader has understood it
-            raise UserError(
-                f"{path} holds more than tensors and options, which torch's safe loader refuses; "
-                "use only checkpoints that fairseq wrote"
-            ) from None
-        raise UserError(f"{path} is damaged, or no checkpoint; leave it out") from None
-    except (OSError, MemoryError):
-        raise
-    except Exception:  # the unpickler stumbles over garbage in many ways
-        raise UserError(f"{path} is damaged, or no checkpoint; leave it out") from None
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path} is no checkpoint of fairseq's (no model in it); leave it out")
-    return state

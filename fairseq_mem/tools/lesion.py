@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoints import check_translation
 from ..errors import UserError
 from . import charts
 from .files import read_checkpoint, sha256, write_text
@@ -151,13 +152,15 @@ def memory_of(checkpoint: Path) -> tuple[int, int]:
     """How many slots a model has in its encoder and in its decoder.
 
     Raises:
-        UserError: it cannot be read, or has none at all.
+        UserError: it cannot be read, has none at all, or is no translation model.
     """
-    weights = read_checkpoint(checkpoint)["model"]
+    state = read_checkpoint(checkpoint)
+    weights = state["model"]
     found = [weights.get(f"{side}.memory.weight") for side in ("encoder", "decoder")]
     encoder, decoder = (0 if weight is None else weight.size(0) for weight in found)
     if encoder == decoder == 0:
         raise UserError(f"{checkpoint} has no memory tokens; there is nothing to take away")
+    check_translation(checkpoint, state)
     return encoder, decoder
 
 

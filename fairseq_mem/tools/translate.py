@@ -257,8 +257,9 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     """
     import torch
     from fairseq import checkpoint_utils
-    from fairseq.tasks.translation import TranslationTask
     from fairseq_mem_serve import TextPipeline, Translator
+
+    from ..checkpoints import check_translation
 
     if args.data is not None and not Path(args.data).is_dir():
         raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
@@ -271,6 +272,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     data, overrides = args.data, {} if args.data is None else {"data": args.data}
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(args.model, overrides)
+        check_translation(Path(args.model), state)
         data = data or getattr(state["cfg"].task, "data", None)
         if not (data and Path(data).is_dir()):
             raise UserError(
@@ -284,8 +286,6 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         raise UserError(
             f"cannot load {args.model} with the dictionaries of {data}: {first_line(error)}"
         ) from error
-    if not isinstance(task, TranslationTask):
-        raise UserError(f"{args.model} is no translation model, its task is {cfg.task._name}")
     has_gpu = torch.cuda.is_available()
     if args.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: torch sees no GPU here; leave it out")
