@@ -259,6 +259,7 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "source_prefix": ["<mem-0>", "<mem-1>", "<mem-2>"],
         "decoder_start_token": "<decoder-mem-0>",
         "target_prefix": ["<decoder-mem-1>", "</s>"],
+        "text_end": None,
         "eos": "</s>",
         "tokenizer": "moses",
         "normalize": True,

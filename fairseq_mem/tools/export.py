@@ -24,6 +24,8 @@ The folder, format 1:
   - ``source_prefix``: words to put in front of every source: the encoder's memory
   - ``decoder_start_token``: of config.json; the first slot of the decoder's memory, or the end mark
   - ``target_prefix``: words to force after it: the other slots and the end mark; [] without memory
+  - ``text_end``: the word for an end mark inside a source, where no memory is in front of it: a
+    source of one other word or none, CTranslate2 would not translate; else null
   - ``eos``: the end mark
   - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
     Moses' punctuation normalisation comes before; ``remove_nonprinting``: whether that takes out
@@ -183,6 +185,7 @@ def export(
         "source_prefix": memory.source,
         "decoder_start_token": spec.config.decoder_start_token,
         "target_prefix": memory.forced,
+        "text_end": memory.text_end,
         "eos": spec.config.eos_token,
         "tokenizer": text.tokenizer,
         "normalize": text.normalize,
@@ -380,6 +383,7 @@ class _Memory(NamedTuple):
 
     source: list[str]  # in front of every source
     forced: list[str]  # of the target, after the start token
+    text_end: str | None  # an end mark inside a source
 
 
 def _convert(model: Any, task: Any, quantization: str) -> tuple[Any, _Memory]:
@@ -415,16 +419,21 @@ def _convert(model: Any, task: Any, quantization: str) -> tuple[Any, _Memory]:
         table = table.half() if quantization == "int8" else table
         converted.position_encodings.encodings = table.numpy()
 
-    words, target_words = task.source_dictionary.symbols, task.target_dictionary.symbols
+    words, target_words = _words(task.source_dictionary), _words(task.target_dictionary)
     slots = _names("mem", _slots(encoder), {*words, *target_words})
     target_slots = _names("decoder-mem", _slots(decoder), {*words, *target_words})
+    front, text_end = _slots(encoder), []
+    if not slots:  # CTranslate2 would take an end mark of the text for the source's
+        eos = task.source_dictionary.eos()
+        front = encoder.embed_tokens.weight[eos : eos + 1]
+        text_end = _names("text-end", front, {*words, *target_words})
     if encoder.embed_tokens is decoder.embed_tokens:  # one table for both, in the file too
-        source = target = torch.cat([encoder.embed_tokens.weight, _slots(encoder), _slots(decoder)])
-        source_vocabulary = target_vocabulary = [*words, *slots, *target_slots]
+        source = target = torch.cat([encoder.embed_tokens.weight, front, _slots(decoder)])
+        source_vocabulary = target_vocabulary = [*words, *slots, *text_end, *target_slots]
     else:
-        source = torch.cat([encoder.embed_tokens.weight, _slots(encoder)])
+        source = torch.cat([encoder.embed_tokens.weight, front])
         target = torch.cat([decoder.embed_tokens.weight, _slots(decoder)])
-        source_vocabulary = [*words, *slots]
+        source_vocabulary = [*words, *slots, *text_end]
         target_vocabulary = [*target_words, *target_slots]
     spec.encoder.embeddings[0].weight = source.numpy()
     spec.decoder.embeddings.weight = target.numpy()
@@ -447,14 +456,15 @@ def _convert(model: Any, task: Any, quantization: str) -> tuple[Any, _Memory]:
     dictionary = task.target_dictionary
     end = dictionary[dictionary.eos()]
     spec.config.unk_token = dictionary[dictionary.unk()]
-    spec.config.bos_token = dictionary[dictionary.bos()]
-    spec.config.eos_token = end
+    # CTranslate2 puts no beginning in front of anything; but it would take one of the text for
+    # its own, and a source of nothing else for empty.
+    spec.config.bos_token = spec.config.eos_token = end
     spec.config.add_source_eos = True
     start, *forced = [*target_slots, end]
     spec.config.decoder_start_token = start
     spec.validate()
     spec.optimize(quantization=quantization)
-    return spec, _Memory(slots, forced)
+    return spec, _Memory(slots, forced, text_end[0] if text_end else None)
 
 
 def _slots(side: Any) -> Tensor:
@@ -463,6 +473,21 @@ def _slots(side: Any) -> Tensor:
     if memory is None or memory.weight is None:
         return side.embed_tokens.weight[:0]
     return memory.weight / side.embed_scale
+
+
+def _words(dictionary: Any) -> list[str]:
+    """All words; refuse those of two rows, of which fairseq reads the last, CTranslate2 the first.
+
+    fairseq allows them with ``#fairseq:overwrite``, also for its own marks.
+    """
+    words: list[str] = dictionary.symbols
+    if len(dictionary.indices) < len(words):
+        twice = next(w for number, w in enumerate(words) if dictionary.indices[w] != number)
+        raise UserError(
+            f"the dictionary has {twice!r} twice (#fairseq:overwrite), and CTranslate2 cannot tell "
+            "the two apart: this model cannot be exported"
+        )
+    return words
 
 
 def _names(kind: str, slots: Tensor, taken: set[str]) -> list[str]:

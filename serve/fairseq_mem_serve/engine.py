@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import ctranslate2
 
 from .text import TextPipeline
-from .translator import Batch, Found, Translator
+from .translator import PADDING, Batch, Found, Translator
 
 FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
@@ -60,6 +60,7 @@ def load_translator(
         source_prefix=description["source_prefix"],
         target_prefix=description["target_prefix"],
         start_token=description.get("decoder_start_token", END),
+        text_end=description.get("text_end"),
         vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
         max_source_tokens=description["max_source_tokens"],
         max_target_tokens=description["max_target_tokens"],
@@ -128,6 +129,8 @@ class CTranslate2Engine:
             which is the start token, and then the end mark, with which fairseq's decoder starts;
             empty without memory.
         start_token: of the decoder; its memory's first slot, or the end mark.
+        text_end: what an end mark inside a source is called, which CTranslate2 would take for the
+            source's own end; None where memory in front prevents that.
         vocabularies: of the source and of the target.
         max_source_tokens: of the text, with the end mark.
         max_target_tokens: of the translation, with the end mark.
@@ -141,6 +144,7 @@ class CTranslate2Engine:
         source_prefix: list[str],
         target_prefix: list[str],
         start_token: str = END,
+        text_end: str | None = None,
         vocabularies: Sequence[set[str]],
         max_source_tokens: int,
         max_target_tokens: int,
@@ -155,9 +159,12 @@ class CTranslate2Engine:
         self._model = model
         self._source_prefix, self._target_prefix = source_prefix, target_prefix
         # Memory cannot be written in a text, also where both sides have one vocabulary.
-        self._memory = {*source_prefix, start_token, *target_prefix} - {END}
-        # fairseq never chooses padding, which CTranslate2's own converter renames
-        self._padding = {"<pad>", "<blank>"} & vocabularies[1]
+        self._renamed = dict.fromkeys(
+            {*source_prefix, start_token, *target_prefix, text_end} - {END, None}, UNKNOWN
+        )
+        if text_end is not None:
+            self._renamed[END] = text_end
+        self._padding = {PADDING} & vocabularies[1]  # fairseq never chooses it
         self.max_source_tokens, self.max_target_tokens = max_source_tokens, max_target_tokens
         self.parallel = parallel
 
@@ -262,8 +269,12 @@ class CTranslate2Engine:
         )
 
     def _prefixed(self, sources: list[list[str]]) -> list[list[str]]:
+        """The sources as the model reads them.
+
+        Padding is left out: fairseq masks it, and counts no position for it, wherever it stands.
+        """
         return [
-            self._source_prefix + [UNKNOWN if t in self._memory else t for t in source]
+            self._source_prefix + [self._renamed.get(t, t) for t in source if t != PADDING]
             for source in sources
         ]
 

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from .text import TextPipeline, TooLong
 
+PADDING = "<pad>"  # fairseq's; inside a sentence as if it were not there
 MOST_PENALTY = 10  # CTranslate2's float32 holds the lengths of texts to this power
 LEAST_SHARE = 500  # source tokens: smaller batches are made only where asked for
 LEAST_COST = 16  # of a sentence in a batch: a thousand words are no thousand cheap searches
@@ -185,6 +186,8 @@ class Translator:
                 f"length_penalty {length_penalty}: give a number from -{MOST_PENALTY} to "
                 f"{MOST_PENALTY}"
             )
+        # Nothing but padding is blank, too: not every engine can search for what is left of it.
+        sources = [source if set(source) != {PADDING} else [] for source in sources]
         most = self._engine.max_target_tokens - 1
         limits = []
         for source in sources:
