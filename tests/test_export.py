@@ -1,5 +1,6 @@
 """`fairseq-mem export`: CTranslate2 computes and finds what fairseq does, or it is refused."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -267,6 +268,11 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "bpe": "subword_nmt",
         "max_source_tokens": LONGEST,
         "max_target_tokens": LONGEST,
+        "sha256": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in out.iterdir()
+            if path.name != "fairseq_mem.json"
+        },
     }
     assert sorted(path.name for path in out.iterdir()) == [
         "code", "config.json", "fairseq_mem.json", "model.bin", "shared_vocabulary.json",
@@ -440,7 +446,10 @@ def test_data_and_checkpoints_that_fairseq_stumbles_over(copy_of_small, tmp_path
     assert f"cannot load {data / 'model.pt'} with the dictionaries of {data}: " in message
 
 
-@pytest.mark.parametrize("text", [b"no merges\n of three words\n", b"\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [b"no merges\n of three words\n", b"\xff", b"#version: 9.9\na b\n", b"#version: x\na b\n"],
+)
 def test_files_that_hold_no_merges(copy_of_small, tmp_path, text, capsys):
     (tmp_path / "merges").write_bytes(text)
     message = refusal(copy_of_small, tmp_path, "--bpe-codes", tmp_path / "merges")

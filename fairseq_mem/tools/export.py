@@ -32,6 +32,7 @@ The folder, format 1:
     control characters (absent: no); ``bpe``: "subword_nmt" or null
   - ``max_source_tokens``: of a text, with its end mark, without memory
   - ``max_target_tokens``: of a translation, with its end mark, without memory
+  - ``sha256``: of every other file, by name
 
 Whoever searches must mind that CTranslate2 counts the target prefix in its length limits and in the
 length by which it divides scores (the prefix's own probabilities it leaves out, as it should), and
@@ -44,6 +45,7 @@ best. `fairseq_mem_serve` sees to all this.
 
 import argparse
 import contextlib
+import hashlib
 import importlib.util
 import io
 import json
@@ -201,6 +203,7 @@ def export(
         spec.save(str(partial))
         if text.codes is not None:
             shutil.copyfile(text.codes, partial / "code")
+        description["sha256"] = _digests(partial)
         written = json.dumps(description, indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
         if target.exists():
@@ -215,6 +218,15 @@ def export(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file, by which a damaged copy is told."""
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _check_target(out: Path, force: bool) -> None:
@@ -236,10 +248,10 @@ def _check_codes(codes: Path) -> None:
     """Refuse what subword-nmt cannot read, before the folder that would hold it is there."""
     from subword_nmt.apply_bpe import BPE
 
-    try:  # it prints a page, and exits
+    try:  # it prints a page, and exits; versions that it does not know it tells when it is used
         with codes.open(encoding="utf-8") as lines, contextlib.redirect_stderr(io.StringIO()):
-            BPE(lines)
-    except (SystemExit, UnicodeDecodeError):
+            BPE(lines).process_line("ab")
+    except (SystemExit, ValueError, NotImplementedError):
         raise UserError(
             f"{codes} holds no BPE merges of subword-nmt; give the file that the data was made "
             "with as --bpe-codes"

@@ -1,6 +1,5 @@
-"""Folders that `fairseq-mem export` wrote, and the search in them, by CTranslate2."""
+"""The search in a folder that `fairseq-mem export` wrote, by CTranslate2."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -9,11 +8,10 @@ from typing import Any, NamedTuple
 
 import ctranslate2
 
+from .folder import REMEDY, check_files, read_description, read_vocabulary
 from .text import TextPipeline
 from .translator import PADDING, Batch, Found, Translator
 
-FORMAT = 1
-DESCRIPTION = "fairseq_mem.json"
 END = "</s>"
 UNKNOWN = "<unk>"
 MOST_SCORED = 1024  # tokens at a time
@@ -43,6 +41,8 @@ def load_translator(
     """
     folder = Path(folder)
     description = read_description(folder)
+    check_files(folder, description)
+    vocabularies = [read_vocabulary(folder, side) for side in ("source", "target")]
     try:
         model = ctranslate2.Translator(
             str(folder),
@@ -53,15 +53,17 @@ def load_translator(
             inter_threads=inter_threads,
             intra_threads=threads or 0,
         )
-    except RuntimeError as error:
-        raise ValueError(f"CTranslate2 cannot load {folder}: {error}") from error
+    # from C++, whose exceptions become these
+    except (RuntimeError, ValueError, IndexError, OverflowError, MemoryError) as error:
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"CTranslate2 cannot load {folder}: {what}") from error
     engine = CTranslate2Engine(
         model,
         source_prefix=description["source_prefix"],
         target_prefix=description["target_prefix"],
         start_token=description.get("decoder_start_token", END),
         text_end=description.get("text_end"),
-        vocabularies=[read_vocabulary(folder, side) for side in ("source", "target")],
+        vocabularies=vocabularies,
         max_source_tokens=description["max_source_tokens"],
         max_target_tokens=description["max_target_tokens"],
         parallel=model.num_translators,
@@ -74,48 +76,11 @@ def load_translator(
         normalize=description.get("normalize", True),
         remove_nonprinting=description.get("remove_nonprinting", False),
     )
-    return Translator(engine, text)
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return what the exporter says about the model in ``folder``.
-
-    Raises:
-        FileNotFoundError: there is no model.
-        ValueError: it is of a format that we don't know, or damaged.
-    """
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no exported model ({DESCRIPTION} is missing); "
-            "make one with: fairseq-mem export"
-        )
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["format"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is damaged; export the model again") from None
-    if version != FORMAT:
-        raise ValueError(
-            f"{folder} has format {version}, this fairseq-mem-serve reads format {FORMAT}; "
-            "install the release that fits, or export the model again"
-        )
-    needed = (
-        "source_language", "target_language", "source_prefix", "target_prefix", "tokenizer", "bpe",
-        "max_source_tokens", "max_target_tokens",
-    )  # fmt: skip
-    missing = [key for key in needed if key not in description]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; export the model again")
-    return description
-
-
-def read_vocabulary(folder: Path, side: str) -> set[str]:
-    """Return the tokens of one side of the model in ``folder``."""
-    for name in (f"{side}_vocabulary.json", "shared_vocabulary.json"):
-        if (folder / name).is_file():
-            return set(json.loads((folder / name).read_text(encoding="utf-8")))
-    raise ValueError(f"{folder} lacks its vocabulary; export the model again")
+        text.split("ab")
+    except (NotImplementedError, ZeroDivisionError):  # codes of a later version; of nothing
+        raise ValueError(f"{folder / 'code'} holds no BPE merges that we know; {REMEDY}") from None
+    return Translator(engine, text)
 
 
 class CTranslate2Engine:
@@ -150,8 +115,12 @@ class CTranslate2Engine:
         max_target_tokens: int,
         parallel: int = 1,
     ) -> None:
-        for prefix, vocabulary in zip((source_prefix, target_prefix), vocabularies, strict=True):
-            unknown = [token for token in prefix if token not in vocabulary]
+        added = (
+            [*source_prefix, *([text_end] if text_end else [])],
+            [*([start_token] if start_token != END else []), *target_prefix],
+        )
+        for tokens, vocabulary in zip(added, vocabularies, strict=True):
+            unknown = [token for token in tokens if token not in vocabulary]
             if unknown:
                 raise ValueError(
                     f"the model's vocabulary lacks its memory, {unknown[0]}; export it again"
