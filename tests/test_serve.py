@@ -13,7 +13,15 @@ import pytest
 import small_translator
 import torch
 from fairseq import checkpoint_utils
-from fairseq_mem_serve import Batch, Found, TextPipeline, TooLong, Translator, load_translator
+from fairseq_mem_serve import (
+    Batch,
+    Found,
+    NotText,
+    TextPipeline,
+    TooLong,
+    Translator,
+    load_translator,
+)
 from fairseq_mem_serve.engine import CTranslate2Engine
 from fairseq_mem_serve.text import BPE_MARK
 from fairseq_mem_serve.translator import LEAST_COST, batched_by_length
@@ -245,11 +253,42 @@ def test_options_that_make_no_sense():
     ):
         with pytest.raises(ValueError, match=message):
             translator.translate_nbest(["x"], **options)
-    with pytest.raises(TypeError, match="list of sentences"):
-        translator.translate("x")
+    for sentences in ("x", b"x", {"x": 1}, 7, None):
+        for call in (translator.translate, translator.translate_tokens):
+            with pytest.raises(TypeError, match="list of sentences"):
+                call(sentences)
     with pytest.raises(TooLong, match=r"sentence 1 .* has 51 tokens") as caught:
         translator.translate(["x", "x " * 50])
     assert caught.value.index == 1
+
+
+@pytest.mark.parametrize("odd", [None, 7, 1.5, True, b"eins", ["eins"], {"a": 1}])
+def test_what_is_no_text_is_told_by_its_place(odd):
+    """As JSON from outside may hold it; the message does not repeat the other sentences."""
+    engine = Recorder()
+    with pytest.raises(NotText, match=r"^sentence 1 .* is no text, but of type \w+$") as caught:
+        plain(engine).translate(["secret", odd, "x"])
+    assert caught.value.index == 1 and isinstance(caught.value, ValueError)
+    for tokens in (odd, ["a", odd], "ab"):
+        if tokens != ["eins"]:
+            with pytest.raises(NotText, match=r"^sentence 1 .* is no text") as caught:
+                plain(engine).translate_tokens([["secret"], tokens])
+    assert engine.batches == []
+
+
+def test_a_lone_surrogate_is_read_as_the_replacement_character(served):
+    odd = json.loads(r'"eins \ud83d zwei \ude00\ud800"')
+    plain_text = "eins \ufffd zwei \ufffd\ufffd"
+    assert served.split(odd) == served.split(plain_text)
+    assert served.translate([odd, "eins."]) == served.translate([plain_text, "eins."])
+    assert served.translate_tokens([["eins", odd]]) == served.translate_tokens(
+        [["eins", plain_text]]
+    )
+    # what is Unicode stays, a pair of surrogates as the character that it means
+    for text in ("\ufeff\U0001f600ü\0\u2028", "\ud83d\ude00"):
+        engine = Recorder()
+        plain(engine).translate_tokens([[text]])
+        assert engine.batches[0].sources == [[text.replace("\ud83d\ude00", "\U0001f600")]]
 
 
 # ---------------------------------------------------------------- CTranslate2

@@ -2,7 +2,7 @@
 
 from .engine import load_translator
 from .text import TextPipeline, TooLong
-from .translator import Batch, Engine, Found, Hypothesis, Translator
+from .translator import Batch, Engine, Found, Hypothesis, NotText, Translator
 from .version import __version__
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Engine",
     "Found",
     "Hypothesis",
+    "NotText",
     "TextPipeline",
     "TooLong",
     "Translator",

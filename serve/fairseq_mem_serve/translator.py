@@ -1,6 +1,6 @@
 """Raw sentences in, raw translations out: batching, length limits and scores of any engine."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from .text import TextPipeline, TooLong
@@ -9,6 +9,20 @@ PADDING = "<pad>"  # fairseq's; inside a sentence as if it were not there
 MOST_PENALTY = 10  # CTranslate2's float32 holds the lengths of texts to this power
 LEAST_SHARE = 500  # source tokens: smaller batches are made only where asked for
 LEAST_COST = 16  # of a sentence in a batch: a thousand words are no thousand cheap searches
+
+
+class NotText(ValueError):
+    """Something in the list is no text, but a number or nothing, as JSON may hold them.
+
+    Attributes:
+        index: which of those given it was, from 0.
+    """
+
+    def __init__(self, index: int, found: object) -> None:
+        super().__init__(
+            f"sentence {index} (counted from 0) is no text, but of type {type(found).__name__}"
+        )
+        self.index = index
 
 
 class Hypothesis(NamedTuple):
@@ -119,6 +133,7 @@ class Translator:
 
         Args:
             sentences: raw text; a blank one has one translation, the empty text with score 0.
+                What is no Unicode, a lone surrogate, is read as U+FFFD.
             beam: hypotheses that the search follows.
             nbest: translations wanted of each sentence, at most ``beam``.
             length_penalty: as fairseq's `--lenpen`, from -10 to 10; above 1 favours longer
@@ -131,12 +146,15 @@ class Translator:
 
         Raises:
             TooLong: a sentence has more than ``max_source_tokens``; nothing is translated.
+            NotText: a sentence is no string; nothing is translated.
             ValueError: an option makes no sense.
+            TypeError: ``sentences`` is no list.
         """
-        if isinstance(sentences, str):
-            raise TypeError("give a list of sentences, not one string")
+        check_list(sentences)
         sources = []
         for index, sentence in enumerate(sentences):
+            if not isinstance(sentence, str):
+                raise NotText(index, sentence)
             try:
                 sources.append(self.split(sentence))
             except TooLong as error:
@@ -157,7 +175,7 @@ class Translator:
         Raises:
             TooLong: there are too many.
         """
-        return self._text.split(sentence, self.max_source_tokens)
+        return self._text.split(well_formed(sentence), self.max_source_tokens)
 
     def translate_tokens(
         self,
@@ -177,6 +195,7 @@ class Translator:
             progress: called with the number of sentences of every batch that is done, blank
                 sentences left out.
         """
+        check_list(sources)
         if not 1 <= nbest <= beam:
             raise ValueError(f"nbest {nbest} with beam {beam}: give 1 to the beam's size")
         if batch_tokens < 1:
@@ -186,8 +205,7 @@ class Translator:
                 f"length_penalty {length_penalty}: give a number from -{MOST_PENALTY} to "
                 f"{MOST_PENALTY}"
             )
-        # Nothing but padding is blank, too: not every engine can search for what is left of it.
-        sources = [source if set(source) != {PADDING} else [] for source in sources]
+        sources = [checked(index, source) for index, source in enumerate(sources)]
         most = self._engine.max_target_tokens - 1
         limits = []
         for source in sources:
@@ -257,6 +275,34 @@ class Translator:
         ]
         scored.sort(key=lambda pair: -pair[0])
         return [Hypothesis(self._text.join(tokens), score, tokens) for score, tokens in scored]
+
+
+def check_list(given: object) -> None:
+    """Refuse what would be taken for a list of its characters or keys, and what is none."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise TypeError(f"give a list of sentences, not {type(given).__name__}")
+
+
+def checked(index: int, source: list[str]) -> list[str]:
+    """A sentence's tokens as every engine can take them; none if all are padding.
+
+    Raises:
+        NotText: they are no list of strings.
+    """
+    if not isinstance(source, list | tuple):
+        raise NotText(index, source)
+    for token in source:
+        if not isinstance(token, str):
+            raise NotText(index, token)
+    # Of nothing but padding no engine but fairseq's could search a translation.
+    return [] if set(source) == {PADDING} else [well_formed(token) for token in source]
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for every lone surrogate, which no encoding of Unicode has."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def cost_of(source: list[str]) -> int:
