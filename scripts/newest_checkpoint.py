@@ -40,10 +40,13 @@ def updates(checkpoint: Path) -> int:
 
 
 def is_whole(checkpoint: Path) -> bool:
+    """Whether it is an archive that can be read to its end, with the right sums."""
+    if not checkpoint.is_file():  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError):
+    except Exception:  # zipfile stumbles over damage in many ways: names, versions, methods, sizes
         return False
 
 

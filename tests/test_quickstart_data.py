@@ -235,6 +235,53 @@ def test_damage_in_the_middle_is_seen(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def stored(path: Path) -> bytearray:
+    """An archive without compression, as torch writes it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", bytes(10_000))
+    return bytearray(path.read_bytes())
+
+
+def test_damage_that_zipfile_has_other_words_for(tmp_path, capsys):
+    """Each bit of the archive's directory, flipped: the one before is taken, nothing is raised."""
+    old, new = (tmp_path / f"checkpoint_1_{updates}.pt" for updates in (10, 20))
+    whole = stored(old)
+    directory = whole.rindex(b"PK\1\2")
+    raised = set()
+    for place in range(directory, len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            new.write_bytes(damaged)
+            try:
+                with zipfile.ZipFile(new) as archive:
+                    assert archive.testzip() is None
+            except Exception as error:
+                raised.add(type(error))
+                assert checkpoint.newest(tmp_path) == [old]
+            else:  # of a date, for instance
+                assert checkpoint.newest(tmp_path) == [new, old]
+    assert {NotImplementedError, RuntimeError, zipfile.BadZipFile} <= raised
+    capsys.readouterr()
+    os.remove(new)
+    os.mkfifo(new)  # would be waited for
+    assert checkpoint.newest(tmp_path) == [old]
+    assert f"{new} is damaged and not used" in capsys.readouterr().err
+
+
+def test_a_name_in_the_archive_that_is_no_text(tmp_path):
+    """Its flag says UTF-8."""
+    path = tmp_path / "checkpoint_1_10.pt"
+    content = stored(path)
+    for place, flags, name in ((0, 6, 30), (content.rindex(b"PK\1\2"), 8, 46)):
+        content[place + flags + 1] |= 0x08
+        content[place + name] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UnicodeDecodeError):
+        zipfile.ZipFile(path)
+    assert checkpoint.newest(tmp_path) == []
+
+
 def test_no_checkpoint(tmp_path, capsys):
     checkpoint.main(tmp_path / "missing")
     assert capsys.readouterr().out == ""
