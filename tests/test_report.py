@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
@@ -27,7 +28,14 @@ SIGNATURES = {
 }
 
 
-SETTINGS = ("size", "updates", "lr", "data_sha256", "tokens_per_update")  # the rest are results
+SETTINGS = (
+    "size",
+    "updates",
+    "lr",
+    "data_sha256",
+    "dictionary_sha256",
+    "tokens_per_update",
+)  # the rest are results
 
 
 def translation(seed, errors):
@@ -290,12 +298,34 @@ def test_what_was_never_begun_is_named_if_it_is_expected(runs, tmp_path):
     assert found["mem-20", "9"].rstrip(" |").endswith("no run of bible, trial, 2,000 updates")
 
 
+def fifo(path):
+    """A pipe in a file's place: who opens it waits for ever."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth else []
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
         (lambda run: (run / "result.json").write_text('{"format": 1, "mo'), "is damaged"),
         (lambda run: (run / "result.json").write_bytes(b"\xff\xfe"), "is damaged"),
-        (lambda run: (run / "result.json").write_text("[]"), "not of format 1"),
+        (lambda run: (run / "result.json").write_text("[]"), "is damaged: no JSON object"),
+        (lambda run: (run / "result.json").write_text("[" * 100_000), "nested too deeply"),
+        (lambda run: (run / "settings.json").write_text('{"a":' * 400 + "1" + "}" * 400), "deeply"),
+        (lambda run: edit(run, metrics={"BLEU": nested(60)}), "nested too deeply"),
+        (lambda run: fifo(run / "failed.txt"), "failed: no regular file failed.txt"),
+        (lambda run: fifo(run / "result.json"), "result.json is damaged: no regular file"),
+        (lambda run: fifo(run / "settings.json"), "settings.json is damaged: no regular file"),
+        (lambda run: fifo(run / "hypotheses.txt") or edit(run, metrics={}), "no metrics"),
+        *(
+            (lambda run, v=value: edit(run, metrics={"BLEU": {"value": v}}), "no finite BLEU")
+            for value in (10**400, -(10**400), 1e308, float("inf"))
+        ),
+        (lambda run: edit(run, parameters=10**400), "parameters 1000"),
         (lambda run: edit(run, format=2), "not of format 1"),
         (lambda run: edit(run, metrics={}), "no metrics"),
         (lambda run: edit(run, metrics={"BLEU": {"value": float("nan")}}), "no finite BLEU"),
@@ -383,11 +413,27 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     assert not out.exists()
 
 
-def test_models_of_different_data_are_refused(tmp_path):
-    make_run(tmp_path / "runs/baseline/1", "baseline", 1, data_sha256="a1")
-    make_run(tmp_path / "runs/mem-5/1", "mem-5", 1, data_sha256="b2")
+@pytest.mark.parametrize("key", ["data_sha256", "dictionary_sha256"])
+def test_models_of_different_data_are_refused(tmp_path, key):
+    make_run(tmp_path / "runs/baseline/1", "baseline", 1, **{key: "a1"})
+    make_run(tmp_path / "runs/mem-5/1", "mem-5", 1, **{key: "b2"})
     message = refusal(tmp_path / "runs", "--out", tmp_path / "out")
     assert "baseline/1" in message and "mem-5/1" in message and "different data" in message
+
+
+def test_runs_of_before_there_was_a_sum_of_the_dictionary(tmp_path):
+    make_run(tmp_path / "runs/baseline/1", "baseline", 1)
+    make_run(tmp_path / "runs/mem-5/1", "mem-5", 1, dictionary_sha256="b2")
+    report(tmp_path / "runs", "--out", tmp_path / "out")
+    assert "dictionary_sha256" not in (tmp_path / "out/report.md").read_text()
+
+
+@pytest.mark.parametrize("model", ["\u00b2", "7" * 5000, "007", "\u0667"])
+def test_names_of_odd_digits(tmp_path, model):
+    make_run(tmp_path / "runs/1", "baseline", 1)
+    make_run(tmp_path / "runs/2", model, 1)
+    report(tmp_path / "runs", "--out", tmp_path / "out")
+    assert (model, "BLEU", "trial") in rows(tmp_path / "out")
 
 
 def test_models_that_differ_in_more_than_memory_are_named(tmp_path):

@@ -220,6 +220,7 @@ python examples/wmt14_de_en/result.py settings "$run" \
     model="$model" label="$label" size="$size" seed:="$seed" \
     data="$(sed -n 's/^name //p' "$data/settings.txt")" \
     data_sha256="$(sha256sum "$data/settings.txt" | cut -c 1-16)" \
+    dictionary_sha256="$(sha256sum "$data/dict.txt" | cut -c 1-16)" \
     updates:="$updates" arch="${arch[1]}" memory_tokens:="$tokens" memory_recurrence:="$segments" \
     words_per_update:="$((block * blocks * devices * accumulate * (segments > 1 ? segments : 1)))" \
     train_flags="${TRAIN_FLAGS:-}" || exit 1

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FORMAT = 1
+ADDED = {"dictionary_sha256"}  # runs that began with an earlier version do not tell it
 PACKAGES = ("fairseq-mem", "fairseq-fixed", "torch", "sacrebleu")
 
 
@@ -40,7 +41,11 @@ def settings(run: Path, words: list[str]) -> None:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             sys.exit(f"run.sh: {path} is damaged; remove {run} and run again")
-        names = [name for name in asked | there if asked.get(name) != there.get(name)]
+        names = [
+            name
+            for name in asked | there
+            if asked.get(name) != there.get(name) and (name in there or name not in ADDED)
+        ]
         if names:
             changes = ", ".join(
                 f"{name} {there.get(name)}, not {asked.get(name)}" for name in names

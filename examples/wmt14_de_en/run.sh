@@ -263,6 +263,7 @@ fi
 python examples/wmt14_de_en/result.py settings "$run" \
     model="$model" label="$label" size="$size${start:+-extension}" seed:="$seed" \
     data="$data_name" data_sha256="$(sha256sum "$identity" | cut -c 1-16)" \
+    dictionary_sha256="$(cat "$data"/dict.*.txt | sha256sum | cut -c 1-16)" \
     updates:="$updates" arch="$arch" memory_tokens:="$tokens" tokens_per_update:="$((max_tokens * devices * accumulate))" \
     start="$start" train_flags="${TRAIN_FLAGS:-}" || exit 1
 if [ -e "$run/result.json" ]; then

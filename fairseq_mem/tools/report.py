@@ -12,8 +12,6 @@ up, or where `reference` in `result.json` says.
 import argparse
 import csv
 import io
-import json
-import math
 import os
 import re
 from collections import Counter
@@ -26,7 +24,7 @@ from typing import Any
 from ..errors import UserError
 from . import charts
 from .comparison import Difference, difference, paired_bootstrap
-from .files import write_text
+from .files import is_number, read_json, write_text
 from .tables import cell, markdown
 
 FORMAT = 1
@@ -39,6 +37,8 @@ RESULTS = {  # what result.json has beside the settings
     "metrics", "signatures", "parameters", "trained_parameters", "target_tokens_per_second",
     "wall_seconds", "versions", "hardware", "threads", "commands", "reference",
 }  # fmt: skip
+# what tells data of one name apart; the second is new, runs of earlier versions lack it
+DIGESTS = ("data_sha256", "dictionary_sha256")
 OF_THE_MODEL = {"model", "label", "arch", "memory_tokens", "memory_recurrence", "seed", "start"}
 ROUNDING = 0.06  # a score that was written down with one digit behind the point
 
@@ -131,7 +131,7 @@ def find_runs(roots: Iterable[Path]) -> list[Run]:
 def natural(text: str) -> tuple[Any, ...]:
     """A sort key by which mem-5 comes before mem-10."""
     return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        (0, len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (1, 0, part)
         for part in re.split(r"(\d+)", text)
         if part
     )
@@ -146,8 +146,10 @@ def read_run(folder: Path, name: str) -> Run:
         if not settings.exists():
             run.settings = {key: value for key, value in run.settings.items() if key not in RESULTS}
         _check_settings(run.settings)
-        if (folder / "failed.txt").exists():
-            why = " ".join((folder / "failed.txt").read_text("utf-8", "replace").split())
+        if (failed := folder / "failed.txt").exists():
+            why = "no regular file failed.txt"  # a pipe would be waited for
+            if failed.is_file():
+                why = " ".join(failed.read_text("utf-8", "replace").split())
             run.reason = f"failed: {why or 'no reason in failed.txt'}"
         elif not result.exists():
             run.reason = "unfinished: no result.json yet"
@@ -161,16 +163,12 @@ def read_run(folder: Path, name: str) -> Run:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path.name} is damaged: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise ValueError(f"{path.name} is not of format {FORMAT}")
     return content
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -193,12 +191,12 @@ def _check_result(result: dict[str, Any], settings: dict[str, Any]) -> None:
     if not isinstance(metrics, dict) or not metrics:
         raise ValueError("result.json has no metrics")
     for name, metric in metrics.items():
-        if not isinstance(metric, dict) or not _is_number(metric.get("value")):
+        if not isinstance(metric, dict) or not is_number(metric.get("value")):
             raise ValueError(f"result.json has no finite {name}: {metric!r}")
         if metric.get("better") not in ("higher", "lower"):
             raise ValueError(f"result.json does not say which {name} is better")
     for name in ("parameters", "target_tokens_per_second", "wall_seconds"):
-        if result.get(name) is not None and not _is_number(result[name]):
+        if result.get(name) is not None and not is_number(result[name]):
             raise ValueError(f"result.json has {name} {result[name]!r}")
     for name, expected in (("signatures", dict), ("versions", dict), ("commands", list)):
         if not isinstance(result.get(name, expected()), expected):
@@ -251,15 +249,17 @@ def by_group(runs: list[Run]) -> dict[Group, dict[str, dict[int, Run]]]:
         seeds[run.seed] = run
     for models in groups.values():
         first: dict[str, Run] = {}
-        text: Run | None = None  # the first run that says which data it was made with
+        telling: dict[str, Run] = {}  # the first run that says which data it was made with
         for run in _all(models):
-            if digest := run.settings.get("data_sha256"):
-                text = text or run
-                if digest != text.settings["data_sha256"]:
-                    raise UserError(
-                        f"{text.name} and {run.name} were trained on different data of the name "
-                        f"{run.settings['data']!r}; give data names of their own, or leave one out"
-                    )
+            for key in DIGESTS:
+                if digest := run.settings.get(key):
+                    text = telling.setdefault(key, run)
+                    if digest != text.settings[key]:
+                        raise UserError(
+                            f"{text.name} and {run.name} were trained on different data of the "
+                            f"name {run.settings['data']!r} ({key}); give data names of their "
+                            "own, or leave one out"
+                        )
             for name, metric in run.result["metrics"].items():
                 other = first.setdefault(name, run)
                 signatures = [_signature(some, name) for some in (other, run)]
@@ -578,13 +578,17 @@ def _settings_notes(models: dict[str, dict[int, Run]]) -> list[str]:
     notes = []
     for model, seeds in models.items():
         runs = list(seeds.values())
-        for key in sorted({key for run in runs for key in run.settings} - {"seed", "start"}):
+        for key in sorted(
+            {key for run in runs for key in run.settings} - {"seed", "start", DIGESTS[1]}
+        ):
             values = {run.name: repr(run.settings.get(key)) for run in runs}
             if len(set(values.values())) > 1:
                 told = ", ".join(f"{value} in {name}" for name, value in values.items())
                 notes.append(f"The seeds of {model} differ in `{key}`: {told}.")
     everything = _all(models)
-    for key in sorted({key for run in everything for key in run.settings} - OF_THE_MODEL):
+    for key in sorted(
+        {key for run in everything for key in run.settings} - {*OF_THE_MODEL, DIGESTS[1]}
+    ):
         of: dict[str, set[str]] = {}
         for run in everything:
             of.setdefault(repr(run.settings.get(key)), set()).add(run.model)
