@@ -181,10 +181,16 @@ def check_translation(path: Path, state: dict[str, Any]) -> None:
 
     task, arch = kind(state)
     if not issubclass(TASK_REGISTRY.get(task, object), TranslationTask):
-        raise UserError(f"{path} is no translation model, its task is {shown(task)}")
+        raise UserError(
+            f"{path} is a model of the task {shown(task)}, and this command takes models of the "
+            "task translation; use fairseq's own commands for it"
+        )
     model = ARCH_MODEL_REGISTRY.get(arch) or MODEL_REGISTRY.get(arch, object)
     if not issubclass(model, FairseqEncoderDecoderModel):
-        raise UserError(f"{path} is no translation model, its architecture is {shown(arch)}")
+        raise UserError(
+            f"{path} is a model of the architecture {shown(arch)}, and this command takes models "
+            "with an encoder and a decoder; use fairseq's own commands for it"
+        )
 
 
 # ---------------------------------------------------------------- fairseq's own commands

@@ -1,5 +1,7 @@
 """The one exception with which this plugin speaks to people."""
 
+from textwrap import shorten
+
 
 class UserError(SystemExit):
     """Something that the user can mend, told in one line; ends a command with exit status 1.
@@ -15,5 +17,11 @@ class UserError(SystemExit):
 
 
 def first_line(error: BaseException) -> str:
-    """What somebody else's exception says, in a line; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What somebody else's exception says, in a line that people read; its class if nothing.
+
+    torch heads a list of misfits with a line that says nothing, and some of its lines go on and on.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
+        del lines[0]
+    return shorten(lines[0], 200, placeholder=" ...")

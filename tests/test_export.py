@@ -12,9 +12,10 @@ import torch
 from commands import run
 from fairseq import checkpoint_utils
 from fairseq.sequence_generator import SequenceGenerator
-from trained import batch_of, texts, train
+from trained import batch_of, dictionary, texts, train
 
 from fairseq_mem import UserError
+from fairseq_mem.dictionaries import fingerprint
 from fairseq_mem.tools import cli
 from fairseq_mem.tools import export as exporter
 
@@ -266,6 +267,10 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "normalize": True,
         "remove_nonprinting": True,
         "bpe": "subword_nmt",
+        "dictionaries": {
+            "source": fingerprint(dictionary("de", joined=True)),
+            "target": fingerprint(dictionary("en", joined=True)),
+        },
         "max_source_tokens": LONGEST,
         "max_target_tokens": LONGEST,
         "sha256": {
@@ -346,6 +351,7 @@ def test_a_word_of_the_dictionary_may_look_like_memory(tmp_path):
     for language in ("de", "en"):
         path = tmp_path / f"dict.{language}.txt"
         path.write_text(path.read_text().replace("s3 ", "<mem-1> "), encoding="utf-8")
+    edit(checkpoint, "memory_dictionaries", None)  # of the words that were there
     exporter.export(checkpoint, tmp_path, tmp_path / "out")
     about = json.loads((tmp_path / "out" / "fairseq_mem.json").read_text(encoding="utf-8"))
     assert about["source_prefix"] == ["<<mem-0>>", "<<mem-1>>"]
@@ -443,7 +449,10 @@ def test_data_and_checkpoints_that_fairseq_stumbles_over(copy_of_small, tmp_path
     else:
         (data / "settings.txt").write_bytes(b"source \xff\n")
     message = refusal(data, tmp_path)
-    assert f"cannot load {data / 'model.pt'} with the dictionaries of {data}: " in message
+    if spoil == "settings":
+        assert f"{data / 'settings.txt'} is damaged" in message
+    else:
+        assert f"cannot load {data / 'model.pt'} with the dictionaries of {data}: " in message
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_other_dictionaries_are_refused(data, model, tmp_path):  # noqa: F811
         with (other / f"dict.{language}.txt").open("a") as file:
             file.writelines(f"new{number} 1\n" for number in range(9))
     message = refusal(model / "checkpoint30.pt", other, "--out", tmp_path / "out")
-    assert "does not fit the dictionaries" in message
+    assert "dict.de.txt has " in message and "give the binarised data" in message
     assert not list(tmp_path.glob("out/*.*"))
 
 

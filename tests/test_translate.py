@@ -210,14 +210,40 @@ def test_output_appears_only_when_it_is_complete(run, tmp_path, monkeypatch):
     out, _, _ = run(text(GERMAN[:2]))
 
     def fails(*_: object) -> None:
-        assert (tmp_path / "out.partial").exists()
+        assert len(list(tmp_path.glob("out.*.partial"))) == 1
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(translate.Run, "_translated", fails)
     with pytest.raises(fairseq_mem.UserError, match="disk is full"):
         run(b"eins.\n")
     assert (tmp_path / "out").read_bytes() == out
-    assert not (tmp_path / "out.partial").exists()
+    assert not list(tmp_path.glob("out.*"))
+
+
+@pytest.mark.parametrize("process", ["one number", "two numbers"])
+def test_two_that_write_one_file_do_not_mix(tmp_path, process, monkeypatch):
+    """Whoever comes last, it is one whole text; in two containers processes have equal numbers."""
+    if process == "one number":
+        monkeypatch.setattr(os, "getpid", lambda: 7)
+    path = tmp_path / "out"
+    with translate.written(str(path)) as first:
+        first.write(b"one\n" * 3)
+        with translate.written(str(path)) as second:
+            second.write(b"two\n")
+        assert path.read_bytes() == b"two\n"
+        first.write(b"one\n")
+    assert path.read_bytes() == b"one\n" * 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_output_has_the_permissions_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with translate.written(str(tmp_path / "out")):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
 
 
 def test_output_into_its_own_input(run, translator_files, tmp_path, expected):
@@ -325,11 +351,11 @@ def test_files_that_are_no_checkpoints(translator_files, tmp_path):
     shutil.copytree(translator_files.data, tmp_path / "other")
     with open(tmp_path / "other" / "dict.de.txt", "a") as words:
         words.write("more 1\n")
-    broken, model, data = tmp_path / "broken.pt", translator_files.checkpoint, tmp_path / "other"
-    line = refusal(translator_files, "--data", translator_files.data, model=broken)
-    assert f"{broken} is damaged (cut short, or changed on its way); leave it out" in line
-    line = refusal(translator_files, "--data", data, model=model)
-    assert f"cannot load {model} with the dictionaries of {data}: " in line
+    for model, data, message in (
+        (tmp_path / "broken.pt", translator_files.data, f"{tmp_path / 'broken.pt'} is damaged"),
+        (translator_files.checkpoint, tmp_path / "other", f"{tmp_path}/other/dict.de.txt has "),
+    ):
+        assert message in refusal(translator_files, "--data", data, model=model)
 
 
 def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_path):

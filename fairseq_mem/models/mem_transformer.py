@@ -11,6 +11,7 @@ from fairseq.models.transformer import TransformerModel, transformer_legacy
 from torch import Tensor
 
 from ..decoder import MemTransformerDecoder
+from ..dictionaries import note_dictionaries
 from ..encoder import MemTransformerEncoder
 from ..options import (
     add_memory_args,
@@ -98,6 +99,7 @@ class MemTransformerModel(MemoryModel, TransformerModel):
                 "softmax", args.adaptive_softmax_cutoff, len(task.target_dictionary),
                 args.decoder_output_dim, getattr(args, "adaptive_softmax_factor", 4),
             )  # fmt: skip
+        note_dictionaries(args, task)
         model = super().build_model(args, task)
         model.freeze_for(args)
         return model

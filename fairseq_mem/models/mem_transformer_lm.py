@@ -10,6 +10,7 @@ from fairseq.models import register_model, register_model_architecture, transfor
 from fairseq.models.transformer import TransformerConfig
 
 from ..decoder import MemTransformerDecoder
+from ..dictionaries import note_dictionaries
 from ..errors import UserError
 from ..options import add_memory_args, check_bands, check_memory_options, set_memory_defaults
 from .memory_model import MemoryModel
@@ -40,6 +41,7 @@ class MemTransformerLanguageModel(MemoryModel, transformer_lm.TransformerLanguag
         """
         _base(args)  # what an older checkpoint lacks; present values stay
         check_memory_options(args)
+        note_dictionaries(args, task)
         _check(args, task)
         if args.memory_tokens == 0 and not args.memory_positions:
             model = super().build_model(args, task)

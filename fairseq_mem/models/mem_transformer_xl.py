@@ -17,6 +17,7 @@ from fairseq.models import (
 from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 
+from ..dictionaries import note_dictionaries
 from ..errors import UserError
 from ..literals import literal
 from ..memory import MemoryTokens
@@ -98,6 +99,7 @@ class MemTransformerXLModel(MemoryModel, FairseqLanguageModel):
         """
         _base(args)  # what an older checkpoint lacks; present values stay
         check_options(args)
+        note_dictionaries(args, task)
         if not getattr(task, "gives_streams", False):
             raise UserError(
                 "mem_transformer_xl reads every row of the batch on and on, and this task shuffles "

@@ -6,6 +6,7 @@ Does what fairseq's scripts/average_checkpoints.py does, which is not in its whe
 import argparse
 import re
 import sys
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dictionaries import OPTION, fingerprint, model_options, noted
 from ..errors import UserError
 from .files import read_checkpoint, write_whole
+from .loading import first_folder
 
 EPOCHS = re.compile(r"checkpoint(\d+)\.pt")
 UPDATES = re.compile(r"checkpoint_\d+_(\d+)\.pt")
@@ -115,6 +118,7 @@ def average(paths: list[Path]) -> dict[str, Any]:
     models: list[dict[str, Tensor]] = [state["model"] for state in states]
     for path, model in zip(paths[1:], models[1:]):
         _check_same_model(paths[0], models[0], path, model)
+    _note_dictionaries(paths, states)
 
     averaged = states[-1]
     averaged.pop("last_optimizer_state", None)
@@ -164,6 +168,57 @@ def _check_same_model(
                     f"{key} has {what} {ours} in {path} and {theirs} in {other_path}; "
                     "give checkpoints of one training"
                 )
+
+
+def _note_dictionaries(paths: list[Path], states: list[dict[str, Any]]) -> None:
+    """See that all models had the same dictionaries, and that the last one's options tell them.
+
+    Models of fairseq's own do not note theirs. They are taken from the data, if that is there and
+    is older than the checkpoints: what was made again since may be something else.
+
+    Raises:
+        UserError: two models were trained with different dictionaries.
+    """
+    known = [(path, noted(model_options(state))) for path, state in zip(paths, states)]
+    known = [(path, found) for path, found in known if found]
+    for path, found in known[1:]:
+        if found != known[0][1]:
+            raise UserError(
+                f"{known[0][0]} and {path} were trained with different dictionaries; give "
+                "checkpoints of one training"
+            )
+    options = model_options(states[-1])
+    if options is not None and not noted(options):
+        found = known[0][1] if known else _of_data(states[-1], paths)
+        if found:
+            setattr(options, OPTION, found)
+
+
+def _of_data(state: dict[str, Any], paths: list[Path]) -> dict[str, str]:
+    """Fingerprints of the dictionaries of a translation model's data, if that is there.
+
+    Data that is younger than a checkpoint may be something else under the old name.
+    """
+    from fairseq.data import Dictionary
+
+    task = (state.get("cfg") or {}).get("task") or vars(model_options(state) or Namespace())
+    found = {}
+    for side, name in (("source", "encoder"), ("target", "decoder")):
+        embedding = state["model"].get(f"{name}.embed_tokens.weight")
+        language = task.get(f"{side}_lang")
+        if embedding is None or not language or not task.get("data"):
+            return {}
+        file = first_folder(Path(str(task["data"]))) / f"dict.{language}.txt"
+        try:
+            if file.stat().st_mtime > min(path.stat().st_mtime for path in paths):
+                return {}
+            words = Dictionary.load(str(file))
+        except Exception:  # gone, or of no use: nothing is known then, and nothing is noted
+            return {}
+        if len(words) != len(embedding):
+            return {}
+        found[side] = fingerprint(words)
+    return found
 
 
 def main(args: argparse.Namespace) -> None:

@@ -8,9 +8,12 @@ the user can mend is raised as `UserError`.
 """
 
 import argparse
+import contextlib
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +72,30 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let the signals that end a process end it as an error does, so that it tidies up.
+
+    One that is ignored (`nohup`) stays so.
+    """
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = []
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        numbers = [
+            n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL
+        ]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -77,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # importing fairseq leaves the root logger at DEBUG, for every library
     logging.getLogger().setLevel(logging.WARNING)
     try:
-        return args.main(args) or 0
+        with ended_by_signals():
+            return args.main(args) or 0
     except OSError as error:  # a file that is missing, a full disk
         raise UserError(str(error)) from error
     except KeyboardInterrupt:

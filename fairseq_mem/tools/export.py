@@ -30,6 +30,8 @@ The folder, format 1:
   - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
     Moses' punctuation normalisation comes before; ``remove_nonprinting``: whether that takes out
     control characters (absent: no); ``bpe``: "subword_nmt" or null
+  - ``dictionaries``: the number of words and a checksum of them, of ``source`` and ``target``
+    (absent in exports of older versions)
   - ``max_source_tokens``: of a text, with its end mark, without memory
   - ``max_target_tokens``: of a translation, with its end mark, without memory
   - ``sha256``: of every other file, by name
@@ -53,6 +55,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,9 +64,11 @@ from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import kind
-from ..errors import UserError, first_line
+from ..dictionaries import fingerprints
+from ..errors import UserError
 from ..literals import shown
-from .files import read_checkpoint
+from .files import partial_name
+from .loading import load_translation_model
 from .prepared import prepared
 
 FORMAT = 1
@@ -159,20 +164,16 @@ def export(
     if importlib.util.find_spec("ctranslate2") is None:  # an optional requirement
         raise UserError("export needs ctranslate2; run: pip install 'fairseq-mem[export]'")
     _check_target(out, force)
-    if not data.is_dir():
-        raise UserError(f"{data} is no folder; give the binarised data that the model learned from")
     if codes is not None and not codes.is_file():
         raise UserError(f"--bpe-codes {codes}: there is no such file")
-    try:
-        model, task = _load(checkpoint, data)
-        text = prepared(data, task.cfg.source_lang, tokenizer, codes)
-    except OSError:
-        raise
-    except Exception as error:  # of many kinds, from fairseq and torch
-        raise UserError(
-            f"cannot load {checkpoint} with the dictionaries of {data}: {first_line(error)}; "
-            "give the binarised data that the model learned from"
-        ) from error
+    model, _, task, data = load_translation_model(
+        checkpoint, data, check=partial(_check_options, checkpoint)
+    )
+    unknown = [name for name in model.state_dict() if not _is_known(name)]
+    if unknown:
+        raise _refused(checkpoint, [f"CTranslate2 has no {unknown[0]}"])
+    model = model.float().eval()
+    text = prepared(data, task.cfg.source_lang, tokenizer, codes)
     if text.codes is not None:
         _check_codes(text.codes)
     with torch.no_grad():
@@ -193,30 +194,32 @@ def export(
         "normalize": text.normalize,
         "remove_nonprinting": text.remove_nonprinting,
         "bpe": None if text.codes is None else "subword_nmt",
+        "dictionaries": fingerprints(task),
         "max_source_tokens": model.encoder.max_positions(),
         "max_target_tokens": model.decoder.max_positions(),
     }
     target = Path(os.path.realpath(out))  # what a link points to
-    partial, replaced = (Path(f"{target}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
-    partial.mkdir(parents=True)
+    fresh = partial_name(target)
+    replaced = fresh.with_suffix(".replaced")
+    fresh.mkdir(parents=True)
     try:
-        spec.save(str(partial))
+        spec.save(str(fresh))
         if text.codes is not None:
-            shutil.copyfile(text.codes, partial / "code")
-        description["sha256"] = _digests(partial)
+            shutil.copyfile(text.codes, fresh / "code")
+        description["sha256"] = _digests(fresh)
         written = json.dumps(description, indent=2, ensure_ascii=False)
-        (partial / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
+        (fresh / DESCRIPTION).write_text(written + "\n", encoding="utf-8")
         if target.exists():
             target.rename(replaced)
         try:
-            partial.rename(target)
+            fresh.rename(target)
         except BaseException:
             if replaced.exists():
                 replaced.rename(target)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
         raise
 
 
@@ -258,63 +261,6 @@ def _check_codes(codes: Path) -> None:
         ) from None
 
 
-def _load(checkpoint: Path, data: Path) -> tuple[Any, Any]:
-    """Load the model, on the CPU and in evaluation mode, and its task.
-
-    Raises:
-        UserError: ``checkpoint`` is none, its model cannot be exported, or ``data`` is not its.
-    """
-    from fairseq import checkpoint_utils, tasks
-
-    read_checkpoint(checkpoint)  # says it plainly if that is none
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
-        cfg, parameters = state["cfg"], state["model"]
-    except Exception as error:
-        raise UserError(
-            f"{checkpoint} is no checkpoint that fairseq can read: {first_line(error)}"
-        ) from None
-    _check_options(checkpoint, cfg, *kind(state))
-    if cfg.task.source_lang is None or cfg.task.target_lang is None:  # told by the data's names
-        cfg.task.source_lang, cfg.task.target_lang = _languages(data)
-    for side, language in (("encoder", cfg.task.source_lang), ("decoder", cfg.task.target_lang)):
-        _check_dictionary(data, language, parameters.get(f"{side}.embed_tokens.weight"))
-    task = tasks.setup_task(cfg.task)
-    model = task.build_model(cfg.model)
-    model.load_state_dict(parameters, strict=True, model_cfg=cfg.model)
-    unknown = [name for name in model.state_dict() if not _is_known(name)]
-    if unknown:
-        raise _refused(checkpoint, [f"CTranslate2 has no {unknown[0]}"])
-    return model.float().eval(), task
-
-
-def _languages(data: Path) -> tuple[str, str]:
-    """Tell source and target language of binarised data as fairseq does."""
-    from fairseq.data.data_utils import infer_language_pair
-
-    pair = infer_language_pair(str(data))
-    if pair[0] is None:
-        raise UserError(
-            f"{data} holds no binarised text; give the binarised data that the model learned from"
-        )
-    return pair[0], pair[1]
-
-
-def _check_dictionary(data: Path, language: str, embedding: Tensor | None) -> None:
-    """Refuse data whose dictionary is not the model's."""
-    path = data / f"dict.{language}.txt"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; give the binarised data that the model learned from")
-    from fairseq.data import Dictionary
-
-    words = len(Dictionary.load(str(path)))
-    if embedding is not None and embedding.size(0) != words:
-        raise UserError(
-            f"{path} has {words} words, the model {embedding.size(0)}; give the binarised data "
-            "that the model learned from"
-        )
-
-
 # ------------------------------------------------------------ what CTranslate2 can express
 
 
@@ -322,13 +268,14 @@ def _refused(checkpoint: Path, reasons: Sequence[str]) -> UserError:
     return UserError(f"{checkpoint} cannot be exported: {', '.join(reasons)}; {EXPORTABLE}")
 
 
-def _check_options(checkpoint: Path, cfg: Any, task: str, arch: str) -> None:
+def _check_options(checkpoint: Path, state: dict[str, Any]) -> None:
     """Refuse what CTranslate2 cannot express, by the options that the model was trained with."""
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
+    task, arch = kind(state)
     if task != "translation":
         raise _refused(checkpoint, [f"its task is {shown(task)}"])
-    args = cfg.model
+    args = state["cfg"].model
     if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", "mem_transformer"):
         raise _refused(checkpoint, [f"its architecture is {shown(arch)}"])
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import check_translation
-from ..errors import UserError
+from ..errors import UserError, first_line
 from . import charts
-from .files import read_checkpoint, sha256, write_text
+from .files import is_number, read_checkpoint, read_json, sha256, write_text
+from .loading import first_folder, load_translation_model
 from .tables import markdown, signed
 
 FORMAT = 1
@@ -152,7 +152,7 @@ def memory_of(checkpoint: Path) -> tuple[int, int]:
     """How many slots a model has in its encoder and in its decoder.
 
     Raises:
-        UserError: it cannot be read, has none at all, or is no translation model.
+        UserError: it cannot be read, or has none at all.
     """
     state = read_checkpoint(checkpoint)
     weights = state["model"]
@@ -160,7 +160,6 @@ def memory_of(checkpoint: Path) -> tuple[int, int]:
     encoder, decoder = (0 if weight is None else weight.size(0) for weight in found)
     if encoder == decoder == 0:
         raise UserError(f"{checkpoint} has no memory tokens; there is nothing to take away")
-    check_translation(checkpoint, state)
     return encoder, decoder
 
 
@@ -182,18 +181,9 @@ class Evaluation:
 
     def load(self, checkpoint: Path, overrides: dict[str, Any]) -> Any:
         """Load the model and, the first time, the task with its dictionaries."""
-        from fairseq.checkpoint_utils import load_model_ensemble_and_task
-
-        overrides = {**overrides, "data": str(self.args.data), "eval_bleu": False}
-        try:
-            (model,), _, self.task = load_model_ensemble_and_task(
-                [str(checkpoint)], overrides, self.task
-            )
-        except RuntimeError as error:
-            cause = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{checkpoint} does not fit the dictionaries of {self.args.data}: {cause}"
-            ) from None
+        model, _, self.task, _ = load_translation_model(
+            checkpoint, self.args.data, overrides, task=self.task
+        )
         model.eval()
         if self.args.fp16:
             model.half()
@@ -208,8 +198,15 @@ class Evaluation:
         from fairseq import utils
 
         subset, args = self.args.gen_subset, self.args
-        self.task.load_dataset(subset, task_cfg=self.task.cfg)
-        dataset = self.task.dataset(subset)
+        try:
+            self.task.load_dataset(subset, task_cfg=self.task.cfg)
+            dataset = self.task.dataset(subset)
+            for number in range(len(dataset)):
+                self._check_sentence(dataset[number])
+        except Exception as error:  # of many kinds: fairseq believes what the files say
+            raise UserError(
+                f"{subset} of {args.data} cannot be read: {first_line(error)}; binarise it again"
+            ) from None
         if dataset.tgt is None:
             raise UserError(f"{subset} of {args.data} has no target side; give --gen-subset")
         try:
@@ -243,6 +240,26 @@ class Evaluation:
                 f"{args.reference} has {len(self.references)} lines, {subset} of {args.data} has "
                 f"{len(dataset)} sentences; give the reference of this very set"
             )
+
+    def _check_sentence(self, pair: dict[str, Any]) -> None:
+        """Refuse numbers that stand for no word.
+
+        Raises:
+            ValueError: there is one, or the sentence has no end.
+        """
+        for side, words in (
+            ("source", self.task.source_dictionary),
+            ("target", self.task.target_dictionary),
+        ):
+            tokens = pair[side]
+            if tokens is None:  # there may be no target
+                continue
+            if len(tokens) == 0 or tokens[-1] != words.eos():
+                raise ValueError(f"{side} sentence {pair['id'] + 1} has no end")
+            if tokens.min() < 0 or tokens.max() >= len(words):
+                raise ValueError(
+                    f"{side} sentence {pair['id'] + 1} has words that are not in the dictionary"
+                )
 
     def _in_order(self, numbered: Iterable[tuple[int, str]]) -> list[str]:
         texts = dict(numbered)
@@ -365,8 +382,12 @@ def stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         UserError: it was made from something else.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(result, dict) or not {"BLEU", "loss", "signature"} <= result.keys():
+        result = read_json(path)
+        numbers = (result.get(name) for name in ("BLEU", "loss", "sentences"))
+        texts = (result.get(name) for name in ("signature", "versions"))
+        if not all(map(is_number, numbers)) or not all(isinstance(text, str) for text in texts):
+            raise ValueError
+        if not isinstance(result.get("settings"), dict):
             raise ValueError
     except FileNotFoundError:
         return None
@@ -374,8 +395,8 @@ def stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         print(f"{path} is damaged; it is made again", file=sys.stderr)
         return None
     for name, value in settings.items():
-        if result.get("settings", {}).get(name) != value:
-            here, there = value, result.get("settings", {}).get(name)
+        if (there := result["settings"].get(name)) != value:
+            here = value
             told = f"another {name}" if isinstance(here, dict) else f"{name} {there}, not {here}"
             raise UserError(f"{path} was made with {told}; choose another --out")
     return result
@@ -508,6 +529,7 @@ def draw(rows: list[Row]) -> Any:
 
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
+    args.data = first_folder(args.data)
     charts.new_figure(1, 1)  # is matplotlib there? hours later is too late
     evaluation = Evaluation(args)
     memory = [memory_of(path) for path in args.checkpoints]

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import UserError
+
 
 class Prepared(NamedTuple):
     """What raw text needs before a model that learned from the data can read it."""
@@ -24,10 +26,18 @@ def prepared(
         data: folder of the binarised data.
         tokenizer: "moses", "none", or None for what the settings say.
         codes: file of BPE merges, or None for the data's.
+
+    Raises:
+        UserError: the settings cannot be read.
     """
     settings: dict[str, str] = {}
     if (data / "settings.txt").is_file():
-        lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
+        try:
+            lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{data / 'settings.txt'} is damaged (no UTF-8); run preprocess.sh again"
+            ) from None
         settings = dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
     moses = (tokenizer or ("moses" if settings else "none")) == "moses"
     # With `preprocess.sh --separate` the target has merges of its own, which a model of the

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import UserError, first_line
+from .files import partial_name
 from .prepared import prepared
 
 if TYPE_CHECKING:
@@ -256,49 +257,29 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         UserError: it cannot be loaded, or is no translation model's.
     """
     import torch
-    from fairseq import checkpoint_utils
     from fairseq_mem_serve import TextPipeline, Translator
 
-    from ..checkpoints import check_translation
+    from .loading import load_translation_model
 
-    if args.data is not None and not Path(args.data).is_dir():
-        raise UserError(f"--data {args.data} is no folder; give the one made by preprocess.sh")
     if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
         raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
     for name in ("fairseq", "hydra"):  # they say at length what nobody asked
         logging.getLogger(name).setLevel(logging.WARNING)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    data, overrides = args.data, {} if args.data is None else {"data": args.data}
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(args.model, overrides)
-        check_translation(Path(args.model), state)
-        data = data or getattr(state["cfg"].task, "data", None)
-        if not (data and Path(data).is_dir()):
-            raise UserError(
-                f"{args.model} is a checkpoint, and the data that it learned from is not there "
-                f"({data}): give --data DATA_BIN, the folder of its dictionaries"
-            )
-        models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-            [args.model], overrides, state=state
-        )
-    except Exception as error:  # of many kinds, from fairseq, torch and pickle
-        raise UserError(
-            f"cannot load {args.model} with the dictionaries of {data}: {first_line(error)}"
-        ) from error
     has_gpu = torch.cuda.is_available()
     if args.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: torch sees no GPU here; leave it out")
-    for model in models:
-        if has_gpu and args.device != "cpu":
-            model.cuda()
-        model.eval()
-        model.prepare_for_inference_(cfg)
+    model, cfg, task, data = load_translation_model(Path(args.model), args.data and Path(args.data))
+    if has_gpu and args.device != "cpu":
+        model.cuda()
+    model.eval()
+    model.prepare_for_inference_(cfg)
     source, target = task.cfg.source_lang, task.cfg.target_lang
     codes = args.bpe_codes and Path(args.bpe_codes)
-    text = prepared(Path(data), source, args.tokenizer, codes)
+    text = prepared(data, source, args.tokenizer, codes)
     pipeline = TextPipeline(source, target, **text._asdict())
-    return Translator(FairseqEngine(task, models), pipeline)
+    return Translator(FairseqEngine(task, [model]), pipeline)
 
 
 class FairseqEngine:
@@ -531,14 +512,14 @@ def written(path: str | None) -> Iterator[BinaryIO]:
         with open(goal, "wb") as file:
             yield file
         return
-    partial = goal + ".partial"
+    partial = partial_name(Path(goal))
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             yield file
         os.replace(partial, goal)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            os.remove(partial)
+            partial.unlink()
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise cannot_write(path, error) from error
         raise
