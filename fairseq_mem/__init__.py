@@ -20,16 +20,16 @@ checkpoints.guard_fairseq()
 literals.guard_fairseq()
 
 # Models, tasks, criteria and optimizers register themselves with fairseq when they are imported.
+from .command_line import check_command_line
 from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
 from .models.mem_transformer_lm import MemTransformerLanguageModel
 from .models.mem_transformer_xl import MemTransformerXLModel
 from .optimizer import FairseqAdam
-from .options import check_command_line
 from .tasks.streaming_language_modeling import StreamingLanguageModelingTask
 
-check_command_line(sys.argv[1:])
+check_command_line(sys.argv)
 
 __version__ = "0.1.0"
 __all__ = [

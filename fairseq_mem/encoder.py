@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .cache import all_there, sentences_of
 from .dropout import use_fast_dropout
-from .errors import UserError
 from .layers import wrap_layer
 from .memory import memory_for
 from .updates import UPDATES
@@ -90,8 +89,6 @@ class MemTransformerEncoder(TransformerEncoderBase):
             - ``encoder_states``: the input and each layer's output, (m+T) x B x C
             - ``src_lengths``: B x 1, of the text alone
         """
-        if self.training:
-            self._refuse_training()
         padding = src_tokens.eq(self.padding_idx)
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
         x = x.masked_fill(padding.unsqueeze(-1), 0.0).transpose(0, 1)
@@ -146,19 +143,6 @@ class MemTransformerEncoder(TransformerEncoderBase):
         """Take :meth:`forward`'s result apart: final memory (m x B x C) and text (T x B x C)."""
         x = encoder_out["encoder_out"][0]
         return x[: self.memory.tokens], x[self.memory.tokens :]
-
-    def _refuse_training(self) -> None:
-        """Some options are for looking at a trained model only."""
-        if self.cfg.memory_lesion != "none":
-            raise UserError(
-                f"memory_lesion is {self.cfg.memory_lesion!r}, which is for inference (through "
-                "--model-overrides); train without it"
-            )
-        if self.memory.tokens == 0 and self.cfg.memory_update != "shared":
-            raise UserError(
-                f"memory_update {self.cfg.memory_update!r} has nothing to train with 0 memory "
-                "tokens; give --memory-tokens, or --memory-update shared"
-            )
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
         """Warm start: complete a checkpoint of a model with another update, or without memory."""

@@ -1,130 +1,295 @@
-"""The ``--memory-*`` options: their parser, their defaults, and which values make sense.
+"""The ``--memory-*`` options: one table, from which parsers, defaults and checks are made.
 
 Names begin with ``memory_``: fairseq routes ``encoder_*`` and ``decoder_*`` into nested configs.
 """
 
 import argparse
 import ast
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .errors import UserError
 from .updates import UPDATES
+
+# model families
+TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL = "translation", "language model", "Transformer-XL"
+FAMILIES = (TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL)
+BLOCKWISE = (TRANSLATION, LANGUAGE_MODEL)  # memory begins anew in front of every text
 
 LESIONS = ("none", "no-read", "zero-read")
 LESION_SCOPES = ("encoder", "cross", "decoder", "all")
 MAX_MEMORY_TOKENS = 4096  # the paper uses at most 20; more than this is a slip of the keyboard
 
 
-def _token_count(text: str) -> int:
-    try:
-        count = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not 0 <= count <= MAX_MEMORY_TOKENS:
-        raise argparse.ArgumentTypeError(
-            f"{count} is not between 0 and {MAX_MEMORY_TOKENS}; the paper uses 5 to 20"
+class Kind(NamedTuple):
+    """A kind of value: how it is shown, read from the command line, and checked.
+
+    Attributes:
+        shown: in usage texts; empty for a switch, which takes no value.
+        parse: raises ``ArgumentTypeError`` for what it cannot read.
+        problem: what is wrong with a value, wherever it comes from; None if nothing is.
+    """
+
+    shown: str
+    parse: Callable[[str], Any]
+    problem: Callable[[Any], str | None]
+
+
+def _count(least: int, most: int | None, hint: str) -> Kind:
+    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def problem(value: Any) -> str | None:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and value >= least and (most is None or value <= most):
+            return None
+        return f"give a whole number {bounds}{hint}"
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if wrong := problem(number):
+            raise argparse.ArgumentTypeError(f"{number} does not do: {wrong}")
+        return number
+
+    return Kind("N", parse, problem)
+
+
+def _scale() -> Kind:
+    def problem(value: Any) -> str | None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (number and 0 < value < float("inf")):
+            return None
+        return (
+            "give a positive number, or leave it out: with all slots equal (0) they would stay "
+            "equal for ever"
         )
-    return count
+
+    return Kind("S", float, problem)
 
 
-def _no_lesion(text: str) -> str:
-    """Only training commands parse our options, and a lesion is for a trained model."""
-    if text == "none":
+def _choice(names: tuple[str, ...]) -> Kind:
+    def problem(value: Any) -> str | None:
+        return None if value in names else f"choose one of {', '.join(names)}"
+
+    def parse(text: str) -> str:
+        if wrong := problem(text):
+            raise argparse.ArgumentTypeError(f"{text!r} is unknown; {wrong}")
         return text
-    raise argparse.ArgumentTypeError(
-        "a lesion is for inference; train without it, then give fairseq-generate "
-        f"--model-overrides \"{{'memory_lesion': '{text}'}}\""
-    )
+
+    return Kind("{" + ",".join(names) + "}", parse, problem)
 
 
-def add_memory_args(parser: Any, text: str = "encoder's input") -> None:
-    """Add the memory options of all models to fairseq's group of model-specific arguments.
+def _lesion() -> Kind:
+    choice = _choice(LESIONS)
 
-    No option has a default here: it would win over the architecture's preset.
+    def parse(text: str) -> str:
+        """Only training commands parse our options, and a lesion is for a trained model."""
+        if text == "none":
+            return text
+        raise argparse.ArgumentTypeError(
+            "a lesion is for inference; train without it, then give fairseq-generate "
+            f"--model-overrides \"{{'memory_lesion': '{text}'}}\""
+        )
+
+    return Kind(choice.shown, parse, choice.problem)
+
+
+def _switch() -> Kind:
+    def problem(value: Any) -> str | None:
+        return None if isinstance(value, bool) else "give True or False"
+
+    return Kind("", str, problem)
+
+
+class MemoryOption(NamedTuple):
+    """One option.
+
+    Attributes:
+        name: as a checkpoint has it.
+        kind: of its value.
+        default: where an architecture presets nothing.
+        families: the model families that have it.
+        help: what it does; ``{place}`` is what memory stands in front of.
+        at_inference: it is given through ``--model-overrides`` alone, no command line knows it.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    families: tuple[str, ...]
+    help: str
+    at_inference: bool = False
+
+    @property
+    def flag(self) -> str:
+        """As typed on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+
+PLACES = {
+    TRANSLATION: "the encoder's input",
+    LANGUAGE_MODEL: "every block of text",
+    TRANSFORMER_XL: "every segment",
+}
+OPTIONS = (
+    MemoryOption(
+        "memory_tokens",
+        _count(0, MAX_MEMORY_TOKENS, "; the paper uses 5 to 20"),
+        20,
+        FAMILIES,
+        "memory tokens in front of {place}; 0 is the model without memory",
+    ),
+    MemoryOption(
+        "memory_decoder_tokens",
+        _count(0, MAX_MEMORY_TOKENS, ""),
+        0,
+        (TRANSLATION,),
+        "memory tokens in front of the decoder's input, under the causal mask (default 0, as in "
+        "the paper)",
+    ),
+    MemoryOption(
+        "memory_update",
+        _choice(tuple(sorted(UPDATES))),
+        "shared",
+        (TRANSLATION,),
+        "how the encoder's memory is updated (set by the architecture)",
+    ),
+    MemoryOption(
+        "memory_recurrence",
+        _count(0, None, "; 0 is none"),
+        0,
+        (TRANSFORMER_XL,),
+        "hand memory on from segment to segment, with back-propagation through N segments: a "
+        "batch then has N of them. N counts the segment itself, so writing is trained from 2 on; "
+        "0 (default): every segment begins with the trained memory",
+    ),
+    MemoryOption(
+        "memory_init_std",
+        _scale(),
+        None,
+        FAMILIES,
+        "standard deviation of the initial memory (default: the scale of the embedded text, which "
+        "is 1, or d^-0.5 with --no-scale-embedding)",
+    ),
+    MemoryOption(
+        "memory_positions",
+        _switch(),
+        False,
+        BLOCKWISE,
+        "number memory and text through: memory takes the first position codes, as in the "
+        "authors' code (default: memory takes none)",
+    ),
+    MemoryOption(
+        "memory_only",
+        _switch(),
+        False,
+        FAMILIES,
+        "train nothing but memory and its controller, freeze the rest",
+    ),
+    MemoryOption(
+        "memory_grow",
+        _switch(),
+        False,
+        FAMILIES,
+        "accept a checkpoint with fewer memory tokens than asked for; the missing ones are freshly "
+        "initialised",
+    ),
+    MemoryOption(
+        "memory_bf16",
+        _switch(),
+        False,
+        FAMILIES,
+        "compute in bfloat16 on a CPU that has it",
+        at_inference=True,
+    ),
+    MemoryOption(
+        "memory_lesion",
+        _lesion(),
+        "none",
+        FAMILIES,
+        "at inference, through --model-overrides: hide memory from the text, before the softmax "
+        "(no-read) or after it (zero-read)",
+    ),
+    MemoryOption(
+        "memory_lesion_scope",
+        _choice(LESION_SCOPES),
+        "encoder",
+        (TRANSLATION,),
+        "where: in the encoder (default), in the decoder's attention to the encoder (cross), in "
+        "the decoder's self-attention, or in all three",
+    ),
+)
+
+
+def of_family(family: str) -> list[MemoryOption]:
+    """The options of a model family, in the table's order."""
+    return [option for option in OPTIONS if family in option.families]
+
+
+def add_memory_options(parser: Any, family: str) -> None:
+    """Add a family's options to fairseq's group of model-specific arguments.
+
+    None has a default here: it would win over the architecture's preset.
+    """
+    for option in of_family(family):
+        text = option.help.format(place=PLACES[family])
+        if option.at_inference:
+            continue
+        if option.kind.shown:
+            parser.add_argument(
+                option.flag, type=option.kind.parse, metavar=option.kind.shown, help=text
+            )
+        else:
+            parser.add_argument(option.flag, action="store_true", help=text)
+
+
+def set_memory_defaults(args: Any, family: str, **presets: Any) -> None:
+    """Fill in the options that the user, or an older checkpoint, did not give.
 
     Args:
-        text: what memory stands in front of.
+        args: the options, changed in place.
+        family: of the model.
+        presets: the architecture's own defaults.
     """
-    # fmt: off
-    parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
-                        help=f"memory tokens in front of the {text}; "
-                             "0 is exactly fairseq's model")
-    parser.add_argument("--memory-init-std", type=float, metavar="S",
-                        help="standard deviation of the initial memory (default: the scale of "
-                             "the embedded text: 1, or d^-0.5 with --no-scale-embedding)")
-    parser.add_argument("--memory-positions", action="store_true",
-                        help="number memory and text through: memory takes the first position "
-                             "codes, as in the authors' code (default: memory takes none)")
-    parser.add_argument("--memory-only", action="store_true",
-                        help="train nothing but memory and its controller, freeze the rest")
-    parser.add_argument("--memory-grow", action="store_true",
-                        help="accept a checkpoint with fewer memory tokens than asked for; the "
-                             "missing ones are freshly initialised")
-    parser.add_argument("--memory-lesion", type=_no_lesion, metavar="{none,no-read,zero-read}",
-                        help="at inference, through --model-overrides: hide memory from the text, "
-                             "before the softmax (no-read) or after it (zero-read)")
-    # fmt: on
+    for option in of_family(family):
+        default = presets.get(option.name, option.default)
+        setattr(args, option.name, getattr(args, option.name, default))
 
 
-def add_two_sided_memory_args(parser: Any) -> None:
-    """Add the options of models with an encoder and a decoder."""
-    # fmt: off
-    parser.add_argument("--memory-decoder-tokens", type=_token_count, metavar="N",
-                        help="memory tokens in front of the decoder's input, under the causal "
-                             "mask (default 0, as in the paper)")
-    parser.add_argument("--memory-update", choices=sorted(UPDATES),
-                        help="how the encoder's memory is updated (set by the architecture)")
-    parser.add_argument("--memory-lesion-scope", choices=LESION_SCOPES,
-                        help="where: in the encoder (default), in the decoder's attention to the "
-                             "encoder (cross), in the decoder's self-attention, or in all three")
-    # fmt: on
-
-
-def set_memory_defaults(args: Any, tokens: int, update: str = "shared") -> None:
-    """Fill in the options that the user, or an older checkpoint, did not give."""
-    args.memory_tokens = getattr(args, "memory_tokens", tokens)
-    args.memory_decoder_tokens = getattr(args, "memory_decoder_tokens", 0)
-    args.memory_update = getattr(args, "memory_update", update)
-    args.memory_init_std = getattr(args, "memory_init_std", None)
-    args.memory_positions = getattr(args, "memory_positions", False)
-    args.memory_only = getattr(args, "memory_only", False)
-    args.memory_grow = getattr(args, "memory_grow", False)
-    args.memory_bf16 = getattr(args, "memory_bf16", False)
-    args.memory_lesion = getattr(args, "memory_lesion", "none")
-    args.memory_lesion_scope = getattr(args, "memory_lesion_scope", "encoder")
-
-
-def check_memory_options(args: Any) -> None:
+def check_memory_options(args: Any, family: str) -> None:
     """Refuse values that make no sense, wherever they come from (``--model-overrides`` too).
 
     Raises:
         UserError: names the option, its value and what to do.
     """
-    for name in ("memory_tokens", "memory_decoder_tokens"):
-        count = getattr(args, name)
-        if not isinstance(count, int) or not 0 <= count <= MAX_MEMORY_TOKENS:
+    for option in of_family(family):
+        value = getattr(args, option.name)
+        if wrong := option.kind.problem(value):
+            raise UserError(f"{option.name} is {value!r}; {wrong}")
+    for option in OPTIONS:
+        value = getattr(args, option.name, option.default)
+        if family not in option.families and value != option.default:
+            having = f"{' and '.join(option.families)} models"
             raise UserError(
-                f"{name} is {count!r}; give a whole number from 0 to {MAX_MEMORY_TOKENS}"
+                f"{option.name} is {value!r}, which {having} have and a {family} has not; leave it "
+                "out"
             )
-    for name, choices in (
-        ("memory_update", sorted(UPDATES)),
-        ("memory_lesion", LESIONS),
-        ("memory_lesion_scope", LESION_SCOPES),
-    ):
-        if getattr(args, name) not in choices:
-            raise UserError(
-                f"{name} is {getattr(args, name)!r}; choose one of {', '.join(choices)}"
-            )
-    if args.memory_init_std is not None and not 0 < args.memory_init_std < float("inf"):
-        raise UserError(
-            f"memory_init_std is {args.memory_init_std}; give a positive number, or leave it out: "
-            "with all slots equal (0) they would stay equal for ever"
-        )
-    memory = args.memory_tokens + args.memory_decoder_tokens
+    memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
     if args.memory_only and memory == 0:
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"
         )
+
+
+def check_transformer_options(args: Any) -> None:
+    """Refuse what fairseq's Transformers have and memory does not go with.
+
+    Raises:
+        UserError: names the option and what to do.
+    """
+    memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
     if args.memory_positions and args.no_token_positional_embeddings:
         raise UserError(
             "memory_positions has no position codes to give with --no-token-positional-embeddings; "
@@ -187,92 +352,20 @@ def check_bands(
             )
 
 
-def refuse_context_window(window: int) -> NoReturn:
-    """Of ``--context-window`` the cache of a stream is the better form.
+def refuse_training(args: Any) -> None:
+    """Refuse to train with options that are for looking at a trained model.
 
     Raises:
-        UserError: always.
+        UserError: names the option, its value and what to do.
     """
-    raise UserError(
-        f"--context-window {window} reads the context again for every window; with streams the "
-        "cache is the context: leave it out and give --model-overrides "
-        f"\"{{'cache_length': {window}}}\""
-    )
-
-
-def _check_context_window(argv: list[str]) -> None:
-    """What ``fairseq-eval-lm`` would stumble over before our task or model is asked.
-
-    fairseq hands the words before a window from one window to the next, in each process that loads
-    windows: several of them, or one that loads every second one, would mix the windows up.
-    """
-    if not any(word.startswith("--context-window") for word in argv):
-        return
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--context-window", default="0")
-    limits = ("--num-workers", "--num-shards", "--distributed-world-size")
-    for option in limits:
-        finder.add_argument(option, default="1", dest=option)
-    finder.add_argument("--task")
-    args = finder.parse_known_args(argv)[0]
-
-    def number(text: str) -> int:
-        return int(text) if text.isdecimal() else 0  # fairseq says what is wrong with other words
-
-    window = number(args.context_window)
-    if window == 0:
-        return
-    if args.task == "streaming_language_modeling":
-        refuse_context_window(window)
-    for option in limits:
-        given = number(getattr(args, option))
-        if given > 1:
-            raise UserError(
-                f"--context-window with {option} {given}: fairseq keeps the words before a window "
-                "in the process that loads it, and several of them would mix the windows up; give "
-                f"{option} 1"
-            )
-
-
-def check_command_line(argv: list[str]) -> None:
-    """Refuse combinations of options before fairseq has begun its work.
-
-    About an architecture without memory fairseq alone would say "unrecognized arguments", which
-    does not tell that the architecture is the cause.
-
-    Args:
-        argv: the command line without the program's name.
-
-    Raises:
-        UserError: ``--arch`` names a registered architecture that knows no memory, a controller
-            would be trained without memory, or ``--context-window`` does not go with the rest.
-    """
-    _check_context_window(argv)
-    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-
-    given = [word.split("=")[0] for word in argv if word.startswith("--memory-")]
-    # fairseq itself has --memory-efficient-fp16 and --memory-efficient-bf16
-    given = [word for word in given if not word.startswith("--memory-efficient")]
-    if not given:
-        return
-    finder = argparse.ArgumentParser(
-        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
-    )
-    finder.add_argument("--arch", "-a", default=None)
-    finder.add_argument("--memory-tokens")
-    finder.add_argument("--memory-update")
-    args = finder.parse_known_args(argv)[0]
-    if args.arch not in ARCH_MODEL_REGISTRY:
-        return
-    ours = [name for name, model in ARCH_MODEL_REGISTRY.items() if hasattr(model, "has_memory")]
-    if args.arch not in ours:
+    if args.memory_lesion != "none":
         raise UserError(
-            f"{given[0]} needs an architecture with memory, and {args.arch} has none; "
-            f"choose --arch from: {', '.join(sorted(ours))}"
+            f"memory_lesion is {args.memory_lesion!r}, which is for inference (through "
+            "--model-overrides); train without it"
         )
-    ARCH_CONFIG_REGISTRY[args.arch](args)
-    if args.memory_tokens == "0" and args.memory_update != "shared":
+    update = getattr(args, "memory_update", "shared")
+    if args.memory_tokens == 0 and update != "shared":
         raise UserError(
-            f"memory_update {args.memory_update!r} has nothing to train with 0 memory tokens; "
-            "give --memory-tokens, or --memory-update shared"
+            f"memory_update {update!r} has nothing to train with 0 memory tokens; give "
+            "--memory-tokens, or --memory-update shared"
         )

@@ -491,17 +491,29 @@ def test_lesions_of_the_decoder_step_by_step(lesion, scope):
     assert not torch.allclose(whole, logits(intact, SOURCE, tokens))
 
 
-def test_training_with_a_lesion_is_refused():
-    model = make("shared", memory_lesion="no-read").train()
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("mem_transformer", {}),
+        ("mem_transformer", dict(memory_tokens=0, memory_decoder_tokens=2)),
+        ("mem_transformer", dict(memory_tokens=0)),
+        ("mem_transformer_lm", {}),
+        ("mem_transformer_xl_small", dict(tokens_per_sample=4, cache_length=4)),
+    ],
+)
+def test_training_with_a_lesion_is_refused(arch, options):
+    model = build(arch, memory_lesion="no-read", **options)
+    words = [SOURCE, None, SOURCE] if arch == "mem_transformer" else [SOURCE]
+    model(*words)
     with pytest.raises(UserError, match="memory_lesion is 'no-read', which is for inference"):
-        model.encoder(SOURCE)
+        model.train()(*words)
 
 
 @with_controller
 def test_training_a_controller_without_memory_is_refused(update):
     model = make(update, tokens=0).train()
     with pytest.raises(UserError, match="nothing to train with 0 memory tokens"):
-        model.encoder(SOURCE)
+        model(SOURCE, None, SOURCE)
 
 
 @pytest.mark.parametrize(

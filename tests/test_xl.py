@@ -19,7 +19,7 @@ from toy import SMALL, dictionary
 from toy import build as build_any
 
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion, UserError
-from fairseq_mem.options import check_command_line
+from fairseq_mem.command_line import check_arguments
 from fairseq_mem.relative_attention import RelativeAttention, distance_codes
 from fairseq_mem.streams import Rows, StreamBatches, TokenStream, check_length
 from fairseq_mem.tasks.streaming_language_modeling import StreamingLanguageModelingTask
@@ -706,7 +706,7 @@ def test_a_task_that_shuffles_is_refused():
     shuffles = SimpleNamespace(source_dictionary=dictionary())
     with pytest.raises(UserError, match="give --task streaming_language_modeling"):
         ARCH_MODEL_REGISTRY["mem_transformer_xl"].build_model(SimpleNamespace(), shuffles)
-    check_command_line(["--arch", "mem_transformer_xl", "--memory-tokens", "0"])
+    check_arguments(["--arch", "mem_transformer_xl", "--memory-tokens", "0"])
 
 
 # ------------------------------------------------------------ fairseq's commands

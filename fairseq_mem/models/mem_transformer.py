@@ -14,10 +14,11 @@ from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..encoder import MemTransformerEncoder
 from ..options import (
-    add_memory_args,
-    add_two_sided_memory_args,
+    TRANSLATION,
+    add_memory_options,
     check_bands,
     check_memory_options,
+    check_transformer_options,
     set_memory_defaults,
 )
 from .memory_model import MemoryModel
@@ -82,8 +83,7 @@ class MemTransformerModel(MemoryModel, TransformerModel):
     def add_args(cls, parser: Any) -> None:
         """Add fairseq's options for ``transformer`` and ours."""
         super().add_args(parser)
-        add_memory_args(parser)
-        add_two_sided_memory_args(parser)
+        add_memory_options(parser, TRANSLATION)
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "MemTransformerModel":
@@ -93,7 +93,8 @@ class MemTransformerModel(MemoryModel, TransformerModel):
             UserError: a memory option has a value that makes no sense.
         """
         _base(args)  # what an older checkpoint lacks; present values stay
-        check_memory_options(args)
+        check_memory_options(args, TRANSLATION)
+        check_transformer_options(args)
         if args.adaptive_softmax_cutoff is not None:
             check_bands(
                 "softmax", args.adaptive_softmax_cutoff, len(task.target_dictionary),
@@ -159,13 +160,13 @@ def _is_stock(cfg: Any) -> bool:
 
 def _base(args: Any) -> None:
     """The paper's base size: 6 layers, d 512, d_ff 2048, 8 heads, 20 memory tokens."""
-    set_memory_defaults(args, tokens=20)
+    set_memory_defaults(args, TRANSLATION, memory_tokens=20)
     transformer_legacy.base_architecture(args)
 
 
 def _small(args: Any) -> None:
     """The paper's small size: 4 layers, d 128, d_ff 512, 8 heads, 10 memory tokens."""
-    set_memory_defaults(args, tokens=10)
+    set_memory_defaults(args, TRANSLATION, memory_tokens=10)
     for side in ("encoder", "decoder"):
         for name, value in (
             ("layers", 4),
@@ -180,19 +181,19 @@ def _small(args: Any) -> None:
 
 def _iwslt_de_en(args: Any) -> None:
     """fairseq's ``transformer_iwslt_de_en`` with 10 memory tokens."""
-    set_memory_defaults(args, tokens=10)
+    set_memory_defaults(args, TRANSLATION, memory_tokens=10)
     transformer_legacy.transformer_iwslt_de_en(args)
 
 
 def _wmt_de_en(args: Any) -> None:
     """fairseq's ``transformer_wmt_en_de`` with 20 memory tokens."""
-    set_memory_defaults(args, tokens=20)
+    set_memory_defaults(args, TRANSLATION, memory_tokens=20)
     transformer_legacy.transformer_wmt_en_de(args)
 
 
 def _big(args: Any) -> None:
     """fairseq's ``transformer_vaswani_wmt_en_de_big`` with 20 memory tokens."""
-    set_memory_defaults(args, tokens=20)
+    set_memory_defaults(args, TRANSLATION, memory_tokens=20)
     transformer_legacy.transformer_vaswani_wmt_en_de_big(args)
 
 

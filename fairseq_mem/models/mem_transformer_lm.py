@@ -12,7 +12,14 @@ from fairseq.models.transformer import TransformerConfig
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..errors import UserError
-from ..options import add_memory_args, check_bands, check_memory_options, set_memory_defaults
+from ..options import (
+    LANGUAGE_MODEL,
+    add_memory_options,
+    check_bands,
+    check_memory_options,
+    check_transformer_options,
+    set_memory_defaults,
+)
 from .memory_model import MemoryModel
 
 
@@ -30,7 +37,7 @@ class MemTransformerLanguageModel(MemoryModel, transformer_lm.TransformerLanguag
         """Add fairseq's options for ``transformer_lm`` and ours."""
         config = transformer_lm.TransformerLanguageModelConfig()
         gen_parser_from_dataclass(parser, config, delete_default=True)
-        add_memory_args(parser, "text")
+        add_memory_options(parser, LANGUAGE_MODEL)
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "MemTransformerLanguageModel":
@@ -40,7 +47,10 @@ class MemTransformerLanguageModel(MemoryModel, transformer_lm.TransformerLanguag
             UserError: an option has a value that makes no sense.
         """
         _base(args)  # what an older checkpoint lacks; present values stay
-        check_memory_options(args)
+        if getattr(args, "memory_lesion_scope", None) in ("decoder", "all"):
+            del args.memory_lesion_scope  # older checkpoints name the one place that there is
+        check_memory_options(args, LANGUAGE_MODEL)
+        check_transformer_options(args)
         note_dictionaries(args, task)
         _check(args, task)
         if args.memory_tokens == 0 and not args.memory_positions:
@@ -68,7 +78,8 @@ class MemTransformerLanguageModel(MemoryModel, transformer_lm.TransformerLanguag
             args.decoder_layers = len(args.decoder_layers_to_keep.split(","))
 
         cfg = TransformerConfig.from_namespace(args)
-        cfg.memory_tokens, cfg.memory_decoder_tokens = 0, args.memory_tokens  # no encoder
+        # to the decoder, memory in front of the text is memory of its own; there is no encoder
+        cfg.memory_tokens, cfg.memory_decoder_tokens = 0, args.memory_tokens
         cfg.memory_lesion_scope = "decoder"
         decoder = MemTransformerDecoder(
             cfg, task.target_dictionary, embed_tokens, no_encoder_attn=True
@@ -89,16 +100,6 @@ def _check(args: Any, task: Any) -> None:
     Raises:
         UserError: names the option, its value and what to do.
     """
-    if args.memory_decoder_tokens or args.memory_update != "shared":
-        raise UserError(
-            "memory_decoder_tokens and memory_update are for models with an encoder; a language "
-            "model takes memory_tokens"
-        )
-    if args.memory_lesion_scope not in ("decoder", "all"):
-        raise UserError(
-            f"memory_lesion_scope is {args.memory_lesion_scope!r}; a language model has attention "
-            "in its decoder only: leave it out"
-        )
     words = task.source_dictionary
     if args.adaptive_input:
         check_bands(
@@ -134,8 +135,7 @@ class _Preset:
         self.size, self.tokens = size, tokens
 
     def __call__(self, args: Any) -> None:
-        args.memory_lesion_scope = getattr(args, "memory_lesion_scope", "decoder")
-        set_memory_defaults(args, self.tokens)
+        set_memory_defaults(args, LANGUAGE_MODEL, memory_tokens=self.tokens)
         if self.size is not None:
             self.size(args)
         # What is left, fairseq's transformer_lm takes from its dataclass. An interpolation

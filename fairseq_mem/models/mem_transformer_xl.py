@@ -21,7 +21,13 @@ from ..dictionaries import note_dictionaries
 from ..errors import UserError
 from ..literals import literal
 from ..memory import MemoryTokens
-from ..options import LESIONS, MAX_MEMORY_TOKENS, _no_lesion, _token_count, check_bands
+from ..options import (
+    TRANSFORMER_XL,
+    add_memory_options,
+    check_bands,
+    check_memory_options,
+    set_memory_defaults,
+)
 from ..xl_decoder import StreamState, XLDecoder
 from .memory_model import MemoryModel
 
@@ -69,26 +75,8 @@ class MemTransformerXLModel(MemoryModel, FairseqLanguageModel):
                             help="words before the segment whose states are kept for it; 0: none")
         parser.add_argument("--clamp-distance", type=int, metavar="N",
                             help="treat distances above N as N; 0 (default): no limit")
-        parser.add_argument("--memory-tokens", type=_token_count, metavar="N",
-                            help="memory tokens in front of every segment; 0 is Transformer-XL")
-        parser.add_argument("--memory-recurrence", type=int, metavar="K",
-                            help="hand memory on from segment to segment, with back-propagation "
-                                 "through K segments: a batch then has K of them. K counts the "
-                                 "segment itself, so writing is trained from 2 on; 0 (default): "
-                                 "every segment begins with the trained memory")
-        parser.add_argument("--memory-init-std", type=float, metavar="S",
-                            help="standard deviation of the initial memory (default 1, the scale "
-                                 "of the embedded text)")
-        parser.add_argument("--memory-only", action="store_true",
-                            help="train nothing but memory, freeze the rest")
-        parser.add_argument("--memory-grow", action="store_true",
-                            help="accept a checkpoint with fewer memory tokens than asked for; "
-                                 "the missing ones are freshly initialised")
-        parser.add_argument("--memory-lesion", type=_no_lesion,
-                            metavar="{none,no-read,zero-read}",
-                            help="at inference, through --model-overrides: hide memory from the "
-                                 "text, before the softmax (no-read) or after it (zero-read)")
         # fmt: on
+        add_memory_options(parser, TRANSFORMER_XL)
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "MemTransformerXLModel":
@@ -157,35 +145,20 @@ def check_options(args: Any) -> None:
     Raises:
         UserError: names the option, its value and what to do.
     """
-    for name, least, most, hint in (
-        ("decoder_layers", 1, None, ""),
-        ("decoder_attention_heads", 1, None, ""),
-        ("tokens_per_sample", 1, None, "; it is the segment's length"),
-        ("cache_length", 0, None, "; 0 switches the cache off"),
-        ("clamp_distance", 0, None, "; 0 is no limit"),
-        ("memory_tokens", 0, MAX_MEMORY_TOKENS, ""),
-        ("memory_recurrence", 0, None, "; 0 is none"),
+    check_memory_options(args, TRANSFORMER_XL)
+    for name, least, hint in (
+        ("decoder_layers", 1, ""),
+        ("decoder_attention_heads", 1, ""),
+        ("tokens_per_sample", 1, "; it is the segment's length"),
+        ("cache_length", 0, "; 0 switches the cache off"),
+        ("clamp_distance", 0, "; 0 is no limit"),
     ):
         value = getattr(args, name)
-        if not isinstance(value, int) or value < least or (most is not None and value > most):
-            bounds = f"from {least} to {most}" if most is not None else f"of {least} or more"
-            raise UserError(f"{name} is {value!r}; give a whole number {bounds}{hint}")
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{name} is {value!r}; give a whole number of {least} or more{hint}")
     dim, heads = args.decoder_embed_dim, args.decoder_attention_heads
     if dim < 1 or dim % heads != 0:
         raise UserError(f"decoder_embed_dim {dim} is no multiple of {heads} attention heads")
-    if args.memory_lesion not in LESIONS:
-        raise UserError(
-            f"memory_lesion is {args.memory_lesion!r}; choose one of {', '.join(LESIONS)}"
-        )
-    if args.memory_init_std is not None and not 0 < args.memory_init_std < float("inf"):
-        raise UserError(
-            f"memory_init_std is {args.memory_init_std}; give a positive number, or leave it out: "
-            "with all slots equal (0) they would stay equal for ever"
-        )
-    if args.memory_only and args.memory_tokens == 0:
-        raise UserError(
-            "memory_only trains nothing but memory, and there is none; give --memory-tokens"
-        )
     if args.memory_only and args.memory_recurrence > 0:
         raise UserError(
             "memory_only with memory_recurrence trains in an epoch's first batch only: the others "
@@ -223,11 +196,10 @@ def _base(args: Any) -> None:
         decoder_layers=16, decoder_embed_dim=410, decoder_ffn_embed_dim=2100,
         decoder_attention_heads=10, decoder_normalize_before=False, dropout=0.1,
         attention_dropout=0.0, adaptive_softmax_cutoff="20000,40000,200000",
-        adaptive_softmax_factor=1.0, cache_length=150, clamp_distance=0, memory_tokens=20,
-        memory_recurrence=0, memory_init_std=None, memory_only=False, memory_grow=False,
-        memory_bf16=False, memory_lesion="none", memory_update="shared",  # the only one; no option
+        adaptive_softmax_factor=1.0, cache_length=150, clamp_distance=0,
     ).items():  # fmt: skip
         setattr(args, name, getattr(args, name, value))
+    set_memory_defaults(args, TRANSFORMER_XL)
     args.activation_dropout = getattr(args, "activation_dropout", args.dropout)
     if getattr(args, "tokens_per_sample", None) is None:  # the task's option
         args.tokens_per_sample = 150

@@ -7,6 +7,7 @@ import torch
 from fairseq.models import BaseFairseqModel
 
 from ..memory import fit_checkpoint
+from ..options import refuse_training
 
 logger = logging.getLogger(__name__)
 
@@ -14,8 +15,19 @@ logger = logging.getLogger(__name__)
 class MemoryModel(BaseFairseqModel):
     """A model whose ``encoder`` or ``decoder`` has :class:`MemoryTokens` named ``memory``."""
 
-    has_memory = True  # tells options.check_command_line which architectures are ours
+    has_memory = True  # tells command_line which architectures are ours
     args: Any
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Hook of torch's; refuses to train what is for looking at a trained model.
+
+        Raises:
+            UserError: the model is in training mode and has a lesion, or a controller and no
+                memory.
+        """
+        if self.training:
+            refuse_training(self.args)
+        return super().forward(*args, **kwargs)
 
     def freeze_for(self, args: Any) -> None:
         """Apply ``--memory-only``: whatever is not memory or its controller is not trained."""

@@ -23,8 +23,8 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
+from ..command_line import refuse_context_window
 from ..errors import UserError
-from ..options import refuse_context_window
 from ..streams import Rows, StreamBatches, TokenStream, batches_in, check_length
 from ..xl_decoder import StreamState
 
