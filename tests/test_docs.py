@@ -1,0 +1,131 @@
+"""The documentation says what is there: links, options, commands, and blocks that run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fairseq import options as fairseq_options
+
+from fairseq_mem.tools import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(
+        part.startswith(".") or part in ("work", "runs", "results")
+        for part in path.relative_to(ROOT).parts
+    )
+)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FAIRSEQ = {
+    "fairseq-train": fairseq_options.get_training_parser,
+    "fairseq-generate": fairseq_options.get_generation_parser,
+    "fairseq-eval-lm": fairseq_options.get_eval_lm_parser,
+    "fairseq-preprocess": fairseq_options.get_preprocessing_parser,
+}
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(text: str) -> set[str]:
+    """The places of a page that a link can name, as GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_relative_link_leads_somewhere(page):
+    for link in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), f"{named(page)}: {link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command in a page's blocks."""
+    found = []
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language not in ("", "sh", "bash"):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if not re.match(r"(\w+=\S+ )*(fairseq-|echo )", line):
+                continue
+            for command in re.split(r"[|;<>]", line.split(" # ")[0]):
+                words = shlex.split(command, comments=True)
+                if words and words[0].startswith("fairseq-"):
+                    found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_option_in_a_command_is_one(page):
+    for program, *words in commands(page):
+        given = {word.split("=")[0] for word in words if word.startswith("--")}
+        if program == "fairseq-mem":
+            known = options_of_ours(words[0]) if not words[0].startswith("-") else {"--version"}
+        elif program in FAIRSEQ:
+            known = options_of_fairseq(program, tuple(words))
+        else:
+            continue
+        assert given <= known, f"{named(page)}: {program} has no {sorted(given - known)}"
+
+
+def options_of_ours(command: str) -> set[str]:
+    if command == "COMMAND":
+        return {"--help"}
+    parser = cli.build_parser(command)
+    (sub,) = (a for a in parser._actions if a.dest == "==SUPPRESS==" and a.choices)
+    assert command in sub.choices, f"there is no command {command}"
+    return {name for a in sub.choices[command]._actions for name in a.option_strings}
+
+
+def options_of_fairseq(program: str, words: tuple[str, ...]) -> set[str]:
+    """fairseq adds the options of what is chosen: architecture, task, criterion, optimizer."""
+    parser = FAIRSEQ[program]()
+    chosen = ["1" if re.fullmatch("[A-Z]+", word) else word for word in words if word != "..."]
+    known: set[str] = set()
+
+    class Found(Exception):
+        pass
+
+    def remember(self, *args, **kwargs):
+        known.update(name for action in self._actions for name in action.option_strings)
+        raise Found
+
+    if program in ("fairseq-train", "fairseq-eval-lm", "fairseq-generate"):
+        parser_class = type(parser)
+        original = parser_class.parse_args
+        parser_class.parse_args = remember
+        try:
+            if "--path" not in chosen:
+                chosen += ["--path", "x"]
+            fairseq_options.parse_args_and_arch(parser, [*chosen])
+        except Found:
+            pass
+        finally:
+            parser_class.parse_args = original
+    known.update(name for action in parser._actions for name in action.option_strings)
+    return known
+
+
+def test_the_reference_has_every_option_and_command():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "write_reference.py", "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_reads_in_five_minutes():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
