@@ -10,7 +10,7 @@ export PYTHON VENV
 BIN = $$(cd "$(VENV)/bin" && pwd)
 IN_VENV = PATH="$(BIN):$$PATH" PYTHON="$(BIN)/python"
 
-.PHONY: help install quickstart test test-fast test-all lint bench clean
+.PHONY: help install quickstart test test-fast test-all format lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -31,11 +31,17 @@ test-fast: install ## what to run at every save (under 2 minutes)
 test-all: lint ## everything, the slow tests too
 	$(IN_VENV) python -m pytest --run-slow
 
+format: install ## mend what ruff and codespell can mend by themselves
+	$(IN_VENV) ruff check --fix --quiet || true
+	$(IN_VENV) ruff format
+	$(IN_VENV) codespell --write-changes
+
 # Shell scripts: those that git tracks or would offer to add; without git, all there are.
-lint: install ## format, lint, types, shell scripts
+lint: install ## format, rules, types, spelling, shell scripts
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) ruff check
-	$(IN_VENV) mypy fairseq_mem serve/fairseq_mem_serve
+	$(IN_VENV) mypy fairseq_mem serve/fairseq_mem_serve benchmarks scripts
+	$(IN_VENV) codespell
 	{ git ls-files -z --cached --others --exclude-standard -- '*.sh' .ci/run 2>/dev/null \
 	    || find . -path './.?*' -prune -o -name '*.sh' -print0; } | $(IN_VENV) xargs -0 shellcheck
 

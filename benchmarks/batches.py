@@ -1,7 +1,7 @@
 """The sentences of a round: as many, as long and in the same order for everybody."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset
@@ -30,6 +30,16 @@ def dictionary(words: int) -> Dictionary:
     for number in range(words - len(made)):
         made.add_symbol(f"w{number}")
     return made
+
+
+class Samples(Protocol):
+    """Batches that a contestant trains on."""
+
+    def dictionary(self) -> Dictionary:
+        """The dictionary, of the target if there are two languages."""
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The batches, as fairseq's loader makes them."""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _fits(
     size: str, mode: str, measured: dict[str, dict[int, list[Sample]]]
 ) -> list[tuple[str, ...]]:
     """A line for every contestant that ran at two lengths or more of the range."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     bottleneck = measured.get(BOTTLENECK, {}).get(FIT[1])
     for name, by_length in measured.items():
         inside = [length for length in by_length if FIT[0] <= length <= FIT[1]]

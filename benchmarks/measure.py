@@ -52,7 +52,9 @@ class Failed(Exception):
 class Workload(Protocol):
     """What a contestant does in a round. Plain data: it is sent to another process."""
 
-    counts_model: bool  # whether the peak memory includes the model, or what comes on top of it
+    @property
+    def counts_model(self) -> bool:
+        """Whether the peak memory includes the model, or only what comes on top of it."""
 
     def start(self, device: str) -> Callable[[], Work]:
         """Build everything and return what runs one round."""
@@ -224,7 +226,7 @@ def interleave(
     workers: dict[str, Worker] = {}
     try:
         for number in range(-1 - warmup, rounds):
-            order = list(workloads) if number % 2 == 0 else list(reversed(workloads))
+            order = list(workloads) if number % 2 == 0 else list(workloads)[::-1]
             for name in order:
                 samples = results[name]
                 if isinstance(samples, Failed):

@@ -1,7 +1,7 @@
 """Suite: where the time goes, for fairseq's model and for ours, in training and in generation."""
 
 from argparse import Namespace
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +86,7 @@ def by_group(events: Any, device: str) -> dict[str, float]:
 
     On a GPU the time counts that the device spends for an operator.
     """
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     whole = 0.0
     for event in events:
         if event.name == WHOLE:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .batches import REAL, Batches, BinarisedBatches
+from .batches import REAL, Batches, BinarisedBatches, Samples
 from .contestants import SIZES, STOCK, USUAL, X_TRANSFORMERS, Size, chosen, training_flags
 from .measure import Work, Workload, interleave
 from .report import Report
@@ -25,7 +25,7 @@ class FairseqTraining:
     """fairseq's trainer over the batches: forward, backward, clipping, update."""
 
     flags: str
-    batches: Batches | BinarisedBatches
+    batches: Samples
     counts_model: bool = True
 
     def start(self, device: str) -> Callable[[], Work]:
@@ -53,7 +53,7 @@ class XTransformersTraining:
 
     size: Size
     memory: int
-    batches: Batches | BinarisedBatches
+    batches: Samples
     dtype: str
     counts_model: bool = True
 
@@ -125,9 +125,7 @@ class XTransformersTraining:
         return run
 
 
-def contestants(
-    size: Size, batches: Batches | BinarisedBatches, device: str, dtype: str
-) -> dict[str, Workload]:
+def contestants(size: Size, batches: Samples, device: str, dtype: str) -> dict[str, Workload]:
     """All of them, by name."""
     from .models import device_flags
 
@@ -187,7 +185,7 @@ def run(options: Namespace, report: Report) -> None:
     for size, length in cells:
         tokens = options.batch_tokens or (3000 if length == REAL else 8192)
         count = options.batches if length == REAL else 1
-        batches: Batches | BinarisedBatches = Batches(length, tokens, count, options.vocabulary)
+        batches: Samples = Batches(length, tokens, count, options.vocabulary)
         if options.text and length == REAL:
             batches = BinarisedBatches(options.text, tokens, count)
         workloads = contestants(SIZES[size], batches, options.device, options.dtype)

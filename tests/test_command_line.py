@@ -50,4 +50,6 @@ def test_an_architecture_without_memory_is_refused_in_one_line(start, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("fairseq_mem: --memory-limit needs an architec")
+    assert done.stderr.splitlines()[-1].startswith(
+        "fairseq_mem: --memory-limit needs an architecture"
+    )

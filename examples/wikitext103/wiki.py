@@ -20,7 +20,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
@@ -150,7 +150,7 @@ def level_of(heading: str) -> int:
     return len(heading) - len(heading.lstrip("="))
 
 
-def until_stable(pattern: str, replacement, text: str) -> str:
+def until_stable(pattern: str, replacement: str | Callable[[re.Match[str]], str], text: str) -> str:
     """Replace from the inside out, for what may be nested."""
     found = 1
     while found:
