@@ -21,13 +21,13 @@ literals.guard_fairseq()
 
 # Models, tasks, criteria and optimizers register themselves with fairseq when they are imported.
 from .command_line import check_command_line
-from .criterion import LabelSmoothedCrossEntropyCriterion
 from .errors import UserError
 from .models.mem_transformer import MemTransformerModel
 from .models.mem_transformer_lm import MemTransformerLanguageModel
 from .models.mem_transformer_xl import MemTransformerXLModel
-from .optimizer import FairseqAdam
 from .tasks.streaming_language_modeling import StreamingLanguageModelingTask
+from .training.criterion import LabelSmoothedCrossEntropyCriterion
+from .training.optimizer import FairseqAdam
 
 check_command_line(sys.argv)
 

@@ -2,7 +2,7 @@
 
 Decoder memory stands in front of the target under the causal mask: a slot sees earlier slots and
 the encoder's output, a token sees all slots. In incremental decoding memory and the first token
-run together in the first step, after which memory lives in the attention's cache (``cache``).
+run together in the first step, after which memory lives in the attention's cache (``beam_cache``).
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 
-from .attention import State, build_attention
-from .cache import ancestry_mask, extend_ancestry, sentences_of
-from .dropout import use_fast_dropout
+from .attention.beam_cache import ancestry_mask, extend_ancestry, sentences_of
+from .attention.fused import State, build_attention
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
+from .training.dropout import use_fast_dropout
 
 
 class MemTransformerDecoderLayer(TransformerDecoderLayerBase):

@@ -11,10 +11,10 @@ import torch
 from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
-from .cache import all_there, sentences_of
-from .dropout import use_fast_dropout
+from .attention.beam_cache import all_there, sentences_of
 from .layers import wrap_layer
 from .memory import memory_for
+from .training.dropout import use_fast_dropout
 from .updates import UPDATES
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
-from .attention import build_attention
+from .attention.fused import build_attention
 
 
 def wrap_layer(layer: nn.Module, cfg: Any) -> nn.Module:

@@ -5,7 +5,7 @@ import torch
 from fairseq.modules import MultiheadAttention
 from references.attention import attend
 
-from fairseq_mem.attention import FusedAttention
+from fairseq_mem.attention.fused import FusedAttention
 
 C, HEADS = 12, 3
 

@@ -5,7 +5,7 @@ import torch
 import toy
 from fairseq.modules import FairseqDropout
 
-from fairseq_mem.dropout import Dropout, keep_mask
+from fairseq_mem.training.dropout import Dropout, keep_mask
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])

@@ -11,8 +11,9 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 from fairseq.optim.adam import Adam
 from toy import build, dictionary, sentences, shifted
 
-from fairseq_mem import LabelSmoothedCrossEntropyCriterion, criterion
-from fairseq_mem.optimizer import FusedAdam
+from fairseq_mem import LabelSmoothedCrossEntropyCriterion
+from fairseq_mem.training import criterion
+from fairseq_mem.training.optimizer import FusedAdam
 
 SOURCE = sentences([6, 3, 5], left_pad=True, seed=1)
 TARGET = sentences([5, 7, 2], seed=2)

@@ -19,11 +19,11 @@ from toy import SMALL, dictionary
 from toy import build as build_any
 
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion, UserError
+from fairseq_mem.attention.relative import RelativeAttention, distance_codes
 from fairseq_mem.command_line import check_arguments
-from fairseq_mem.relative_attention import RelativeAttention, distance_codes
-from fairseq_mem.streams import Rows, StreamBatches, TokenStream, check_length
+from fairseq_mem.models.xl_decoder import StreamState
+from fairseq_mem.streaming.batches import Rows, StreamBatches, TokenStream, check_length
 from fairseq_mem.tasks.streaming_language_modeling import StreamingLanguageModelingTask
-from fairseq_mem.xl_decoder import StreamState
 
 EXACT = dict(rtol=0, atol=1e-10)
 

@@ -1,6 +1,6 @@
 """Transformer-XL with memory tokens: options, sizes, and building the model.
 
-The model itself is in ``xl_decoder.py``, its attention in ``relative_attention.py``. It reads
+The model itself is in ``xl_decoder.py``, its attention in ``attention/relative.py``. It reads
 contiguous streams, which ``--task streaming_language_modeling`` gives it.
 """
 
@@ -28,8 +28,8 @@ from ..options import (
     check_memory_options,
     set_memory_defaults,
 )
-from ..xl_decoder import StreamState, XLDecoder
 from .memory_model import MemoryModel
+from .xl_decoder import StreamState, XLDecoder
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from omegaconf import II
 
 from ..command_line import refuse_context_window
 from ..errors import UserError
-from ..streams import Rows, StreamBatches, TokenStream, batches_in, check_length
-from ..xl_decoder import StreamState
+from ..models.xl_decoder import StreamState
+from ..streaming.batches import Rows, StreamBatches, TokenStream, batches_in, check_length
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import nn
 
-from ..attention import build_attention
+from ..attention.fused import build_attention
 
 
 class SharedUpdateLayer(TransformerEncoderLayerBase):

@@ -14,7 +14,7 @@ import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
-from .errors import UserError
+from ..errors import UserError
 
 
 class TokenStream(FairseqDataset):

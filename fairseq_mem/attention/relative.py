@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dropout import Dropout
+from ..training.dropout import Dropout
 
 
 def distance_codes(distances: Tensor, channels: int) -> Tensor:

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from fairseq.models import FairseqDecoder
 from torch import Tensor, nn
 
-from .dropout import Dropout
-from .memory import MemoryTokens
-from .relative_attention import RelativeAttention, distance_codes
+from ..attention.relative import RelativeAttention, distance_codes
+from ..memory import MemoryTokens
+from ..training.dropout import Dropout
 
 logger = logging.getLogger(__name__)
 

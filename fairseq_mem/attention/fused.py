@@ -2,7 +2,7 @@
 
 fairseq takes one path in training and another, with a float32 softmax and explicit products, in
 decoding. Here both are ``scaled_dot_product_attention``; explicit weights are computed only when
-somebody asks for them. In beam search nothing moves (``cache``).
+somebody asks for them. In beam search nothing moves (``beam_cache``).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
-from .cache import append, append_padding, select_sentences
+from .beam_cache import append, append_padding, select_sentences
 
 State = dict[str, dict[str, Tensor | None]]
 
@@ -102,7 +102,7 @@ class FusedAttention(MultiheadAttention):
             key_padding_mask: B x S, True at padding.
             attn_mask: T x S, boolean, True where a query may *not* attend; or what is added to
                 the scores, in incremental decoding G x 1 x (K*T) x (S*K) for G sentences of K
-                hypotheses each (``cache``).
+                hypotheses each (``beam_cache``).
             static_kv: key and value do not change between steps (the encoder's output).
 
         Returns:

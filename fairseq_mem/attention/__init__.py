@@ -1,0 +1,1 @@
+"""How positions attend to one another: fused kernels, the beam cache, relative positions."""

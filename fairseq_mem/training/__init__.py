@@ -1,0 +1,1 @@
+"""What training uses beside the model: criterion, optimizer, dropout."""
