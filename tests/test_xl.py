@@ -21,8 +21,8 @@ from toy import build as build_any
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion, UserError
 from fairseq_mem.attention.relative import RelativeAttention, distance_codes
 from fairseq_mem.command_line import check_arguments
-from fairseq_mem.models.xl_decoder import StreamState
 from fairseq_mem.streaming.batches import Rows, StreamBatches, TokenStream, check_length
+from fairseq_mem.streaming.state import StreamState
 from fairseq_mem.tasks.streaming_language_modeling import StreamingLanguageModelingTask
 
 EXACT = dict(rtol=0, atol=1e-10)
@@ -537,11 +537,11 @@ def test_a_state_is_for_the_rows_that_it_was_saved_from(tmp_path):
     batches = reading.next_epoch_itr()
     next(batches), next(batches)
     iterator(30, 1)  # of a validation
-    task.decoder = SimpleNamespace(streams={True: saved})
+    task.place.streams = {True: saved}
     state = reading.state_dict()
     for length, workers, kept in ((100, 2, True), (100, 1, False), (101, 2, False)):
         iterator(length, workers).load_state_dict(state)
-        assert (True in task.decoder.streams) == kept
+        assert (True in task.place.streams) == kept
 
 
 @pytest.mark.parametrize("rows, workers, segment, batches, there", [
@@ -555,7 +555,7 @@ def test_resuming_with_other_rows_goes_on_at_the_same_part_of_the_epoch(
 
     def iterator(rows, workers, segment):
         task = a_task(tmp_path, tokens_per_sample=segment)
-        task.decoder = SimpleNamespace(streams={})
+        task.place.streams = {}
         return task.get_batch_iterator(text(2000), max_sentences=rows, num_shards=workers)
 
     reading = iterator(8, 1, 4)
@@ -597,7 +597,7 @@ def test_an_update_that_amp_repeats_reads_what_it_read_before(tmp_path, caplog):
     """Updates of two batches; the second overflows twice and is given up, the third once."""
     model = build(memory_tokens=2, memory_recurrence=2).train()
     task = a_task(tmp_path)
-    task.decoder = model.decoder
+    task.place.streams = model.decoder.streams
     tokens = words(2, 48)
 
     def criterion(model, sample):

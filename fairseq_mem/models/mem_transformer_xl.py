@@ -28,8 +28,9 @@ from ..options import (
     check_memory_options,
     set_memory_defaults,
 )
+from ..streaming.state import StreamState
 from .memory_model import MemoryModel
-from .xl_decoder import StreamState, XLDecoder
+from .xl_decoder import XLDecoder
 
 logger = logging.getLogger(__name__)
 

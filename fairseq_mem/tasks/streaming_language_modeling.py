@@ -13,20 +13,17 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
-from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import FairseqDataclass
-from fairseq.distributed import utils as distributed
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
 from ..command_line import refuse_context_window
 from ..errors import UserError
-from ..models.xl_decoder import StreamState
-from ..streaming.batches import Rows, StreamBatches, TokenStream, batches_in, check_length
+from ..streaming.batches import Rows, StreamBatches, TokenStream, check_length
+from ..streaming.resuming import StreamIterator, StreamPlace
 
 logger = logging.getLogger(__name__)
 
@@ -48,44 +45,9 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
     batch_size: Optional[int] = II("dataset.batch_size")
 
 
-class StreamIterator(EpochBatchIterator):
-    """fairseq's iterator, whose place in the epoch includes the state of the rows."""
-
-    dataset: StreamBatches
-
-    def __init__(self, task: "StreamingLanguageModelingTask", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.task = task
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        state = super().state_dict()
-        if state["iterations_in_epoch"] > 0:
-            state["streams"] = self.task.streams_to_save()
-            state["streams_of"] = self._rows()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        before = state_dict.get("streams_of")
-        same = before == self._rows()
-        if before is not None and not same:
-            # The text is cut at other places, for more workers say: the state is of other words,
-            # and as large a part of the epoch is read as was then.
-            read = state_dict["iterations_in_epoch"] / batches_in(*before)
-            there = min(int(read * len(self.dataset)), len(self.dataset) - 1)
-            state_dict = {**state_dict, "iterations_in_epoch": there}
-        super().load_state_dict(state_dict)
-        self.task.restore_streams(state_dict.get("streams") if same else None)
-
-    def _rows(self) -> list[int]:
-        """How the text is cut: words in all, rows in all, words of a row in a batch."""
-        return [len(self.dataset.stream), self.dataset.rows.all, self.dataset.piece]
-
-
 @register_task("streaming_language_modeling", dataclass=StreamingLanguageModelingConfig)
 class StreamingLanguageModelingTask(FairseqTask):
-    """See above."""
+    """Language modelling over contiguous rows of text, for models that say what they remember."""
 
     gives_streams = True  # the model asks
 
@@ -113,8 +75,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         self.segment = self.piece = cfg.tokens_per_sample
         self.cache_length = 0
         self.decoder: Any = None
-        self.gathered: list[StreamState] = []  # of all workers, before a validation
-        self.update_began: StreamState | None = None  # with --amp
+        self.place = StreamPlace()
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; segment and cache length are what it was trained with, or is told to.
@@ -146,6 +107,7 @@ class StreamingLanguageModelingTask(FairseqTask):
             )
         model = super().build_model(cfg, from_checkpoint)
         self.decoder = model.decoder
+        self.place.streams = model.decoder.streams
         self.segment = self.cfg.tokens_per_sample or cfg.tokens_per_sample
         self.piece = self.segment * max(1, cfg.memory_recurrence)
         self.cache_length = cfg.cache_length
@@ -193,7 +155,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         check_length(dataset, rows, self.segment, self.cache_length)
         batches = StreamBatches(dataset, rows, self.piece, self.segment, self.dictionary.pad())
         return StreamIterator(
-            self,
+            self.place,
             dataset=batches,
             collate_fn=batches.collater,
             batch_sampler=[[number] for number in range(len(batches))],
@@ -213,10 +175,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         """
         # no parameter has a gradient: an update begins
         if isinstance(optimizer, AMPOptimizer) and all(p.grad is None for p in model.parameters()):
-            streams, began = self.decoder.streams, self.update_began
-            if began is not None and began.position == sample["net_input"]["position"]:
-                streams[True] = began
-            self.update_began = streams.get(True)
+            self.place.begin_update(sample["net_input"]["position"])
         return super().train_step(sample, model, criterion, optimizer, *args, **kwargs)
 
     def eval_lm_dataloader(
@@ -243,62 +202,16 @@ class StreamingLanguageModelingTask(FairseqTask):
             "fairseq-generate and fairseq-interactive train mem_transformer_lm"
         )
 
-    # ------------------------------------------------------ the rows' state in a checkpoint
-
     def begin_valid_epoch(self, epoch: int, model: Any) -> None:
-        """Hook of fairseq's trainer, on all workers, before a validation and so before a save.
-
-        Only the first worker saves; so here it gets the state of the others' rows.
-        """
-        self.gathered = []
-        if not torch.distributed.is_initialized():
-            return
-        workers = distributed.get_data_parallel_world_size()
-        mine = self.decoder.streams.get(True)
-        if workers == 1 or mine is None:
-            return
-        group = distributed.get_data_parallel_group()
-        parts: list[list[torch.Tensor]] = [[] for _ in range(workers)]
-        for tensor in mine.tensors():
-            everybodys = [torch.empty_like(tensor) for _ in range(workers)]
-            torch.distributed.all_gather(everybodys, tensor.contiguous(), group=group)
-            for part, theirs in zip(parts, everybodys):
-                part.append(theirs.cpu())
-        self.gathered = [mine.with_tensors(part) for part in parts]
-
-    def streams_to_save(self) -> list[dict[str, Any]]:
-        """The state of every worker's rows, or only of ours if the others' is not at hand."""
-        mine = self.decoder.streams.get(True)
-        if mine is None:
-            return []
-        states = self.gathered
-        if not states or states[0].position != mine.position:
-            states = [mine]
-        return [
-            {
-                "position": state.position,
-                "cache": [tensor.cpu() for tensor in state.cache],
-                "memory": None if state.memory is None else state.memory.cpu(),
-            }
-            for state in states
-        ]
-
-    def restore_streams(self, saved: list[dict[str, Any]] | None) -> None:
-        """Go on reading where a checkpoint was written."""
-        self.decoder.streams.clear()
-        self.update_began = None
-        worker = 0
-        if torch.distributed.is_initialized():
-            worker = distributed.get_data_parallel_rank()
-        if saved and worker < len(saved):
-            self.decoder.streams[True] = StreamState(**saved[worker])
+        """Hook of fairseq's trainer, on all workers, before a validation and so before a save."""
+        self.place.gather()
 
     @property
     def source_dictionary(self) -> Dictionary:
-        """The words."""
+        """Of the words that are read."""
         return self.dictionary
 
     @property
     def target_dictionary(self) -> Dictionary:
-        """The words."""
+        """Of the words that are predicted, the same."""
         return self.dictionary
