@@ -11,7 +11,7 @@ import torch
 from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
-from .attention.beam_cache import all_there, sentences_of
+from .attention.beam_cache import sentences_left
 from .layers import wrap_layer
 from .memory import memory_for
 from .training.dropout import use_fast_dropout
@@ -130,13 +130,13 @@ class MemTransformerEncoder(TransformerEncoderBase):
         rows = encoder_out["encoder_out"][0].size(1)
         if "beam" in encoder_out:
             (beam,) = encoder_out["beam"]
-            sentences = sentences_of(new_order, beam)
+            left = sentences_left(new_order, beam, rows)
+            if left is not None:
+                encoder_out = super().reorder_encoder_out(encoder_out, left)
         else:
             sentences = torch.arange(rows, device=new_order.device)
             if beam == 1 or not torch.equal(new_order, sentences.repeat_interleave(beam)):
                 return super().reorder_encoder_out(encoder_out, new_order)
-        if not all_there(sentences, rows):
-            encoder_out = super().reorder_encoder_out(encoder_out, sentences)
         return {**encoder_out, "beam": [beam]}
 
     def split_memory(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:

@@ -9,68 +9,104 @@ once a sentence. Otherwise there is one hypothesis a "sentence", and reordering 
 Shapes: G sentences of K hypotheses each, B = G * K rows, S positions so far.
 """
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-Saved = dict[str, Any]
 FIRST_CAPACITY = 32
 
 
-def append(saved: Saved | None, k: Tensor, v: Tensor, beam: int) -> tuple[Saved, Tensor, Tensor]:
-    """Write the new positions' keys and values behind the earlier ones.
+@dataclass
+class BeamCache:
+    """Keys and values that do not change between steps: those of the encoder's output.
 
-    Args:
-        saved: what the last step left, or None.
-        k, v: T x B x H x D.
-        beam: K.
-
-    Returns:
-        What to save, and all keys and values, G x H x (S*K) x D: position by position, for each
-        position one hypothesis after the other.
+    Attributes:
+        keys, values: G x H x S x D.
+        beam: K, the hypotheses of each sentence.
+        padding: G x S, True where a key is padding, or None.
     """
-    length, batch, heads, size = k.shape
-    if not saved:
+
+    keys: Tensor
+    values: Tensor
+    beam: int
+    padding: Tensor | None = None
+
+    def select(self, new_order: Tensor) -> Self:
+        """Keep the sentences that ``new_order`` (B' old rows) still names; move nothing else.
+
+        Raises:
+            ValueError: a hypothesis would leave its sentence's beam.
+        """
+        sentences = sentences_left(new_order, self.beam, self.keys.size(0))
+        if sentences is None:
+            return self
+        return replace(
+            self,
+            keys=self.keys.index_select(0, sentences),
+            values=self.values.index_select(0, sentences),
+            padding=None if self.padding is None else self.padding.index_select(0, sentences),
+        )
+
+
+@dataclass
+class GrowingCache(BeamCache):
+    """Those of the target's positions so far, each where it was written.
+
+    Attributes:
+        keys, values: G x H x (capacity, S or more) x K x D.
+        padding: G x K x S, True where a key is padding; None while nothing is.
+        length: S, positions written so far.
+    """
+
+    length: int = 0
+
+    @classmethod
+    def empty(cls, like: Tensor, beam: int) -> "GrowingCache":
+        """Before the first step, whose keys are ``like``: T x B x H x D."""
+        length, batch, heads, size = like.shape
         shape = (batch // beam, heads, max(FIRST_CAPACITY, 2 * length), beam, size)
-        saved = {
-            "keys": k.new_empty(shape),
-            "values": v.new_empty(shape),
-            "beam": beam,
-            "length": 0,
-        }
-    start, end = saved["length"], saved["length"] + length
-    whole = []
-    for name, new in (("keys", k), ("values", v)):
-        buffer = saved[name]
-        if end > buffer.size(2):
-            buffer = torch.cat([buffer, torch.empty_like(buffer)], dim=2)
-        buffer[:, :, start:end] = new.view(length, -1, beam, heads, size).permute(1, 3, 0, 2, 4)
-        saved[name] = buffer
-        whole.append(buffer[:, :, :end].flatten(2, 3))
-    saved["length"] = end
-    return saved, whole[0], whole[1]
+        return cls(like.new_empty(shape), like.new_empty(shape), beam)
 
+    def append(
+        self, k: Tensor, v: Tensor, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Write the new positions' keys and values behind the earlier ones.
 
-def append_padding(saved: Saved, padding: Tensor | None, added: int) -> Tensor | None:
-    """Note which of the new positions are padding; beam search has none.
+        Args:
+            k, v: T x B x H x D.
+            padding: B x T, True at padding, or None.
 
-    Args:
-        padding: B x T, True at padding, or None.
-        added: T.
+        Returns:
+            All keys and values, G x H x (S*K) x D: position by position, for each position one
+            hypothesis after the other; and which keys are padding, G x (S*K), or None.
+        """
+        added = k.size(0)
+        end = self.length + added
+        if end > self.keys.size(2):
+            self.keys = torch.cat([self.keys, torch.empty_like(self.keys)], dim=2)
+            self.values = torch.cat([self.values, torch.empty_like(self.values)], dim=2)
+        for buffer, new in ((self.keys, k), (self.values, v)):
+            places = new.unflatten(1, (-1, self.beam)).permute(1, 3, 0, 2, 4)
+            buffer[:, :, self.length : end] = places
+        self._append_padding(padding, added)
+        self.length = end
+        masked = None if self.padding is None else self.padding.transpose(1, 2).flatten(1)
+        whole = (buffer[:, :, :end].flatten(2, 3) for buffer in (self.keys, self.values))
+        return next(whole), next(whole), masked
 
-    Returns:
-        G x (S*K), True where a key is padding, or None.
-    """
-    old = saved.get("padding")  # G x K x S
-    if old is None and padding is None:
-        return None
-    sentences, beam = saved["keys"].size(0), saved["beam"]
-    if old is None:
-        old = saved["keys"].new_zeros(sentences, beam, saved["length"] - added, dtype=torch.bool)
-    new = old.new_zeros(sentences, beam, added) if padding is None else padding.bool()
-    saved["padding"] = torch.cat([old, new.view(sentences, beam, added)], dim=2)
-    return saved["padding"].transpose(1, 2).flatten(1)
+    def _append_padding(self, padding: Tensor | None, added: int) -> None:
+        """Note which of the new positions are padding; beam search has none."""
+        if self.padding is None and padding is None:
+            return
+        shape = (self.keys.size(0), self.beam)
+        old, new = self.padding, padding
+        if old is None:
+            old = self.keys.new_zeros(*shape, self.length, dtype=torch.bool)
+        if new is None:
+            new = old.new_zeros(*shape, added)
+        self.padding = torch.cat([old, new.bool().view(*shape, added)], dim=2)
 
 
 def sentences_of(new_order: Tensor, beam: int) -> Tensor:
@@ -87,20 +123,15 @@ def sentences_of(new_order: Tensor, beam: int) -> Tensor:
     return sentences[:, 0]
 
 
-def all_there(sentences: Tensor, count: int) -> bool:
-    """Whether ``sentences`` are 0 ... ``count`` - 1 in their order, so that nothing need move."""
-    return torch.equal(sentences, torch.arange(count, device=sentences.device))
+def sentences_left(new_order: Tensor, beam: int, count: int) -> Tensor | None:
+    """Which of ``count`` sentences ``new_order`` names; None if all, in their order.
 
-
-def select_sentences(saved: Saved, new_order: Tensor) -> Saved:
-    """Keep the sentences that ``new_order`` (B' old rows) still names; move nothing else."""
-    sentences = sentences_of(new_order, saved["beam"])
-    if all_there(sentences, saved["keys"].size(0)):
-        return saved
-    return {
-        name: value.index_select(0, sentences) if torch.is_tensor(value) else value
-        for name, value in saved.items()
-    }
+    Raises:
+        ValueError: a hypothesis would leave its sentence's beam.
+    """
+    sentences = sentences_of(new_order, beam)
+    everyone = torch.arange(count, device=sentences.device)
+    return None if torch.equal(sentences, everyone) else sentences
 
 
 def extend_ancestry(

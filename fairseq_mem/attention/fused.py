@@ -6,16 +6,17 @@ somebody asks for them. In beam search nothing moves (``beam_cache``).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
-from .beam_cache import append, append_padding, select_sentences
+from .beam_cache import BeamCache, GrowingCache
 
-State = dict[str, dict[str, Tensor | None]]
+State = dict[str, Any]
+CACHE = "attn_state"  # the name under which fairseq's attention keeps its own
 
 
 def build_attention(
@@ -111,33 +112,31 @@ class FusedAttention(MultiheadAttention):
         """
         assert not before_softmax, "nothing in fairseq's Transformers asks for raw scores"
         length, batch, _ = query.shape
-        saved = None if incremental_state is None else self._get_input_buffer(incremental_state)
-        first_step = not saved
+        cache = self._cache(incremental_state)
+        first_step = cache is None
         beam = 1
-        if static_kv and saved:
+        if static_kv and cache is not None:
             q = self._split_heads(self.q_proj(query))
-            k, v, key_padding_mask, beam = (
-                saved[name] for name in ("keys", "values", "padding", "beam")
-            )
+            k, v, key_padding_mask, beam = cache.keys, cache.values, cache.padding, cache.beam
+        elif self.self_attention and incremental_state is not None:
+            q, k, v = map(self._split_heads, self._project(query))
+            # the mask of a beam search has one entry a sentence (beam_cache.ancestry_mask)
+            if attn_mask is not None and attn_mask.dim() == 4:
+                beam = batch // attn_mask.size(0)
+            grown = cast(GrowingCache, cache or GrowingCache.empty(k, beam))
+            k, v, key_padding_mask = grown.append(k, v, key_padding_mask)
+            self.set_incremental_state(incremental_state, CACHE, grown)
         else:
             if self.self_attention:
                 q, k, v = map(self._split_heads, self._project(query))
             else:
                 q = self._split_heads(self.q_proj(query))
                 k, v = self._split_heads(self.k_proj(key)), self._split_heads(self.v_proj(value))
-            if incremental_state is not None and self.self_attention:
-                # the mask of a beam search has one entry a sentence (cache.ancestry_mask)
-                if attn_mask is not None and attn_mask.dim() == 4:
-                    beam = batch // attn_mask.size(0)
-                saved, k, v = append(saved, k, v, beam)
-                key_padding_mask = append_padding(saved, key_padding_mask, length)
-            else:
-                k, v = k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)  # B or G x H x S x D
-                beam = batch // k.size(0)
-                if incremental_state is not None:
-                    saved = {"keys": k, "values": v, "padding": key_padding_mask, "beam": beam}
+            k, v = k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)  # B or G x H x S x D
+            beam = batch // k.size(0)
             if incremental_state is not None:
-                self._set_input_buffer(incremental_state, saved)
+                cache = BeamCache(k, v, beam, key_padding_mask)
+                self.set_incremental_state(incremental_state, CACHE, cache)
 
         # T x B x H x D -> G x H x (K*T) x D: the hypotheses of a sentence as so many more queries
         shape = (length, batch // beam, beam, self.num_heads, self.head_dim)
@@ -179,9 +178,15 @@ class FusedAttention(MultiheadAttention):
 
     def reorder_incremental_state(self, incremental_state: State | None, new_order: Tensor) -> None:
         """Follow beam search: drop finished sentences; hypotheses stay where they were written."""
-        saved = None if incremental_state is None else self._get_input_buffer(incremental_state)
-        if saved:
-            self._set_input_buffer(incremental_state, select_sentences(saved, new_order))
+        cache = self._cache(incremental_state)
+        if cache is not None:
+            self.set_incremental_state(incremental_state, CACHE, cache.select(new_order))
+
+    def _cache(self, incremental_state: State | None) -> BeamCache | None:
+        """What earlier steps have left."""
+        if incremental_state is None:
+            return None
+        return self.get_incremental_state(incremental_state, CACHE)
 
     def make_generation_fast_(self, **kwargs: Any) -> None:
         """Hook of fairseq's, before inference: project queries, keys and values in one product."""
