@@ -5,6 +5,8 @@ the encoder's output, a token sees all slots. In incremental decoding memory and
 run together in the first step, after which memory lives in the attention's cache (``beam_cache``).
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fairseq.models.transformer import TransformerDecoderBase
@@ -39,7 +41,7 @@ class MemTransformerDecoderLayer(TransformerDecoderLayerBase):
 
     def build_encoder_attention(self, embed_dim: int, cfg: Any) -> Any:
         """Hook of fairseq's layer; ``embed_dim`` is C."""
-        return build_attention(
+        attention = build_attention(
             cfg,
             "decoder",
             embed_dim,
@@ -47,6 +49,29 @@ class MemTransformerDecoderLayer(TransformerDecoderLayerBase):
             memory_queries=cfg.memory_decoder_tokens,
             encoder_decoder_attention=True,
         )
+        attention.offers_weights = True
+        return attention
+
+
+class OnDemand(list[Any]):
+    """A list of one item, which is computed when somebody looks at it, and then kept.
+
+    fairseq's decoders return attention with every forward pass, for whoever may look: a criterion
+    that guides alignments, a generator, somebody's own code. Hardly anybody does.
+    """
+
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        super().__init__([None])
+        self._compute: Callable[[], Any] | None = compute
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._compute is not None:
+            super().__setitem__(0, self._compute())
+            self._compute = None
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self[:])
 
 
 class MemTransformerDecoder(TransformerDecoderBase):
@@ -95,8 +120,8 @@ class MemTransformerDecoder(TransformerDecoderBase):
             encoder_out: the encoder's result, memory inside.
             incremental_state: the caches; only the last token is then looked at.
             full_context_alignment: text sees later text; memory still sees only memory.
-            alignment_layer: whose attention to the source is returned (default: the last's, in
-                evaluation; none in training, nor where ``fairseq-generate`` has no use for it).
+            alignment_layer: whose attention to the source is returned (default: the last's; in
+                incremental decoding none where ``fairseq-generate`` has no use for it).
             alignment_heads: average only so many heads.
 
         Returns:
@@ -104,7 +129,9 @@ class MemTransformerDecoder(TransformerDecoderBase):
             columns only; what went to memory is missing from its sums) and ``inner_states``
             (T x B x C each), all without memory.
         """
-        give_attention = alignment_layer is not None or (self.need_attn and not self.training)
+        # in incremental decoding the generator looks at every step's attention, wanted or not
+        on_demand = incremental_state is None and not self._recomputes()
+        give_attention = incremental_state is None or alignment_layer is not None or self.need_attn
         if alignment_layer is None:
             alignment_layer = self.num_layers - 1
         source = source_padding = None
@@ -130,25 +157,23 @@ class MemTransformerDecoder(TransformerDecoderBase):
             mask = self._ancestry_mask(incremental_state, x, beam)
         has_padding = bool(padding.any())
 
-        attn: Tensor | None = None
+        attn: list[Any] = [None]
         inner_states: list[Tensor | None] = [x[memory:]]
         for index, layer in enumerate(self.layers):
             wanted = give_attention and index == alignment_layer
-            x, layer_attn, _ = layer(
+            x, weights, _ = layer(
                 x,
                 source,
                 source_padding,
                 incremental_state,
                 self_attn_mask=mask,
                 self_attn_padding_mask=padding if has_padding else None,
-                need_attn=wanted,
-                need_head_weights=wanted,
+                need_attn=wanted and not on_demand,
+                need_head_weights=wanted and not on_demand,
             )
             inner_states.append(x[memory:])
-            if wanted and layer_attn is not None:
-                attn = layer_attn.float().to(x)  # H x B x (m+T) x (m'+S)
-        if attn is not None:
-            attn = attn[:alignment_heads].mean(dim=0)[:, memory:, self.source_memory_tokens :]
+            if wanted and weights is not None:
+                attn = OnDemand(partial(self._to_source, weights, alignment_heads, memory, x))
 
         x = x[memory:]
         if self.layer_norm is not None:
@@ -156,7 +181,22 @@ class MemTransformerDecoder(TransformerDecoderBase):
         x = x.transpose(0, 1)
         if self.project_out_dim is not None:
             x = self.project_out_dim(x)
-        return x, {"attn": [attn], "inner_states": inner_states}
+        return x, {"attn": attn, "inner_states": inner_states}
+
+    def _recomputes(self) -> bool:
+        """Whether layers run twice, first without gradients (``--checkpoint-activations``)."""
+        return self.training and self.cfg.checkpoint_activations
+
+    def _to_source(self, weights: Any, heads: int | None, memory: int, like: Tensor) -> Tensor:
+        """Attention of the target's text to the source's, averaged over heads: B x T x S.
+
+        Args:
+            weights: H x B x (m+T) x (m'+S), or what computes them.
+        """
+        weights = weights() if callable(weights) else weights
+        weights = weights.float().to(like)
+        weights = weights[:heads].mean(dim=0)[:, memory:, self.source_memory_tokens :]
+        return weights.contiguous()  # fairseq's criterion takes a view
 
     def _embed(
         self, tokens: Tensor, incremental_state: State | None

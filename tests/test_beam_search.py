@@ -112,20 +112,6 @@ def test_leaving_the_beam_is_refused():
         model.decoder.reorder_incremental_state_scripting(state, torch.tensor([0, 2, 1, 3]))
 
 
-def test_attention_is_given_to_those_who_ask():
-    model = build(memory_tokens=3).eval()
-    previous = torch.tensor([[2, 5, 6]])
-    assert model(SOURCE[:1], None, previous)[1]["attn"][0].shape == (1, 3, 9)
-    model.train()
-    assert model(SOURCE[:1], None, previous)[1]["attn"][0] is None
-    assert model(SOURCE[:1], None, previous, alignment_layer=0)[1]["attn"][0].shape == (1, 3, 9)
-    model.eval()
-    model.decoder.make_generation_fast_(need_attn=False)
-    assert model(SOURCE[:1], None, previous)[1]["attn"][0] is None
-    model.decoder.make_generation_fast_(need_attn=True)
-    assert model(SOURCE[:1], None, previous)[1]["attn"][0].shape == (1, 3, 9)
-
-
 @pytest.mark.parametrize("supported", [False, True])
 def test_bfloat16_where_the_processor_has_it(supported, monkeypatch, caplog):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)

@@ -6,6 +6,7 @@ somebody asks for them. In beam search nothing moves (``beam_cache``).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -68,9 +69,13 @@ class FusedAttention(MultiheadAttention):
             attends to memory is set to zero after the softmax.
         lesioned_keys: leading keys that are memory.
         memory_queries: leading queries that are memory, in the first step if there are steps.
+        offers_weights: in place of weights that were not asked for, a function is returned that
+            computes them, H x B x T x S (not in incremental decoding, where positions are masked
+            by what comes later).
     """
 
     lesion = "none"
+    offers_weights = False
     lesioned_keys = 0
     memory_queries = 0
     fused_weight: Tensor | None
@@ -108,7 +113,7 @@ class FusedAttention(MultiheadAttention):
 
         Returns:
             The output (T x B x C), and on request the weights: B x T x S averaged over heads, or
-            H x B x T x S with ``need_head_weights``.
+            H x B x T x S with ``need_head_weights``; see also :attr:`offers_weights`.
         """
         assert not before_softmax, "nothing in fairseq's Transformers asks for raw scores"
         length, batch, _ = query.shape
@@ -157,22 +162,23 @@ class FusedAttention(MultiheadAttention):
         active = self.training or self.dropout_module.apply_during_inference
         dropout = self.dropout_module.p if active else 0.0
 
-        weights = None
+        asked = need_weights or need_head_weights
+        weights: Any = None
         if k.size(2) == 0:
             x = torch.zeros_like(q)
-        elif need_weights or need_head_weights or self.lesion == "zero-read":
-            weights = _attention_weights(q * self.scaling, k, mask)  # G x H x (K*T) x S
-            if self.lesion == "zero-read" and hidden is not None:
-                weights = weights.masked_fill(hidden, 0.0)
+        elif asked or self.lesion == "zero-read":
+            weights = self._weights(q, k, mask, hidden)
             x = F.dropout(weights.type_as(v), dropout) @ v
-            if need_weights or need_head_weights:
-                weights = weights.unflatten(2, (beam, length)).transpose(1, 2).flatten(0, 1)
-                weights = weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
-            else:
-                weights = None
         else:
             allowed = ~mask if mask is not None and mask.dtype == torch.bool else mask
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        if asked and weights is not None:
+            weights = _by_head(weights, beam, length)
+            weights = weights if need_head_weights else weights.mean(dim=0)
+        else:
+            weights = None
+            if self.offers_weights and incremental_state is None:
+                weights = partial(self._weights_of_heads, q, k, mask, hidden, beam, length)
         x = x.unflatten(2, (beam, length)).permute(3, 0, 2, 1, 4)  # T x G x K x H x D
         return self.out_proj(x.reshape(length, batch, self.embed_dim)), weights
 
@@ -187,6 +193,20 @@ class FusedAttention(MultiheadAttention):
         if incremental_state is None:
             return None
         return self.get_incremental_state(incremental_state, CACHE)
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, hidden: Tensor | None) -> Tensor:
+        """What is multiplied with the values, but for dropout: G x H x (K*T) x S."""
+        weights = _attention_weights(q * self.scaling, k, mask)
+        if self.lesion == "zero-read" and hidden is not None:
+            weights = weights.masked_fill(hidden, 0.0)
+        return weights
+
+    def _weights_of_heads(
+        self, q: Tensor, k: Tensor, mask: Tensor | None, hidden: Tensor | None, beam: int,
+        length: int,
+    ) -> Tensor:  # fmt: skip
+        """As ``need_head_weights`` gives them: H x B x T x S."""
+        return _by_head(self._weights(q, k, mask, hidden), beam, length)
 
     def make_generation_fast_(self, **kwargs: Any) -> None:
         """Hook of fairseq's, before inference: project queries, keys and values in one product."""
@@ -230,6 +250,11 @@ class FusedAttention(MultiheadAttention):
     def _split_heads(self, x: Tensor) -> Tensor:
         """T x B x C -> T x B x H x D."""
         return x.unflatten(-1, (self.num_heads, self.head_dim))
+
+
+def _by_head(weights: Tensor, beam: int, length: int) -> Tensor:
+    """G x H x (K*T) x S -> H x B x T x S."""
+    return weights.unflatten(2, (beam, length)).transpose(1, 2).flatten(0, 1).transpose(0, 1)
 
 
 def _join(mask: Tensor | None, masked: Tensor | None) -> Tensor | None:
