@@ -7,7 +7,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from toy import build, dictionary, sentences
 
-from fairseq_mem import cache
+from fairseq_mem.attention import beam_cache
 
 SOURCE = sentences([6, 3, 5, 9, 4], left_pad=True, seed=1)
 VARIANTS = {
@@ -53,7 +53,7 @@ def test_the_search_finds_what_it_finds_without_any_cache(options, prepared):
     plain = translate(options, cached=False, prepared=prepared)
     cached = translate(options, cached=True, prepared=prepared)
     longest = max(len(tokens) for beams in plain for tokens, _ in beams)
-    assert longest > cache.FIRST_CAPACITY  # the caches had to grow
+    assert longest > beam_cache.FIRST_CAPACITY  # the caches had to grow
     for one, other in zip(plain, cached, strict=True):
         assert [tokens for tokens, _ in one] == [tokens for tokens, _ in other]
         for (_, score), (_, same) in zip(one, other, strict=True):

@@ -21,7 +21,7 @@ from torch import nn
 from toy import build, dictionary, logits, sentences, shifted
 
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion
-from fairseq_mem.attention import FusedAttention
+from fairseq_mem.attention.fused import FusedAttention
 
 EXACT = dict(rtol=0, atol=1e-10)
 SOURCE = sentences([6, 3, 5], left_pad=True, seed=1)
