@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Options that name a file to write or a program to run: of the one who trains, not of the model.
 FORGOTTEN = ("save_predictions", "post_save_script", "tensorboard_logdir")
+FOLDER = 0x10  # the attribute of MS-DOS, as archives keep it
 REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another option; all else in ${} asks a resolver
 
 
@@ -70,12 +71,14 @@ def load(source: Path | IO[bytes], **options: Any) -> dict[str, Any]:
 
 
 def _check_sums(file: IO[bytes], path: Path) -> bool:
-    """Whether it is an archive; one whose sums are wrong is refused."""
+    """Whether it is an archive; a damaged one is refused."""
     is_archive = file.read(2) == b"PK"
     if is_archive:
         try:
             with zipfile.ZipFile(file) as archive:
-                whole = archive.testzip() is None
+                # torch takes a file with a folder's mark for one, and leaves its tensor unset
+                folders = any(entry.external_attr & FOLDER for entry in archive.infolist())
+                whole = not folders and archive.testzip() is None
         except MemoryError:
             raise
         except Exception:  # of many kinds, as the lists of an archive are damaged too
