@@ -15,6 +15,8 @@ from .translator import PADDING, Batch, Found, Translator
 END = "</s>"
 UNKNOWN = "<unk>"
 MOST_SCORED = 1024  # tokens at a time
+DIGITS = 30  # of a power of a length; a float32 holds 38, and the log-probability needs some
+IMPOSSIBLE = -1e9  # CTranslate2's log-probability of what it does not follow is -1e10
 MOST_OF_ALL = 0.5  # a probability; one minus it is exact
 
 
@@ -142,25 +144,78 @@ class CTranslate2Engine:
     ) -> Iterator[list[list[Found]]]:
         """See :class:`~fairseq_mem_serve.translator.Engine`."""
         # All are queued at once, for `inter_threads` to work on.
-        queued = [self._start(batch, _How(beam, length_penalty)) for batch in batches]
+        queued = [self._start(batch, _How(beam)) for batch in batches]
         for batch, (results, corrections) in zip(batches, queued, strict=True):
-            found = self._read(results, corrections, length_penalty)
+            found = self._read(results, corrections, self._exponent(batch))
             odd = {index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)}
-            self._redo(found, batch, odd, _How(beam, length_penalty, forbid=True))
+            self._redo(found, batch, odd, _How(beam, forbid=True))
             cut = {
                 index for index, of_sentence in enumerate(found) if any(map(is_cut, of_sentence))
             }
             if beam > 1:
-                for forbid, group in ((False, cut - odd), (True, cut & odd)):
-                    how = _How(beam, length_penalty, forbid=forbid, exhaust=True)
-                    self._redo(found, batch, group, how)
+                self._redo(found, batch, cut - odd, _How(beam, exhaust=True))
+                odd |= {index for index in cut if self._is_odd(found[index])}
+                self._redo(found, batch, cut & odd, _How(beam, forbid=True, exhaust=True))
             inexact = {
                 index
                 for index, of_sentence in enumerate(found)
                 if index in odd or any(math.isnan(f.log_prob) for f in of_sentence)
             }
             self._rescore(found, batch, inexact)
+            for index in cut:
+                self._complete(found, batch, index, _How(beam, forbid=index in odd, exhaust=True))
             yield self._with_end(batch, found, beam)
+
+    def _complete(self, found: list[list[Found]], batch: Batch, index: int, how: "_How") -> None:
+        """Replace a sentence's hypotheses that are cut off by all that fairseq has there.
+
+        In the last step CTranslate2 gives a place in the beam to each hypothesis that ends, fairseq
+        gives it to the next best that goes on. Up to the last step without an end both follow the
+        same ones; from there the few steps are made here.
+        """
+        ended = [f for f in found[index] if not is_cut(f)]
+        ends = {len(f.tokens) for f in ended}
+        if len(ended) >= how.beam or batch.max_tokens not in ends:
+            return
+        begin = max(length for length in range(batch.max_tokens) if length not in ends)
+        beam = [Found([], 0.0)]
+        source = batch.sources[index]
+        if begin:
+            shorter, before = Batch([source], begin), [beam]
+            self._redo(before, shorter, {0}, how)
+            self._rescore(before, shorter, {0})
+            beam = [f for f in before[0] if is_cut(f)]
+        for _ in range(begin, batch.max_tokens):
+            beam = self._step(source, beam, how.beam)
+        found[index] = ended + beam
+
+    def _step(self, source: list[str], beam: list[Found], size: int) -> list[Found]:
+        """What fairseq's beam goes on with after one step more."""
+        wide = 2 * size  # so many candidates fairseq looks at, those that end among them
+        sources, targets = [source] * len(beam), [f.tokens for f in beam]
+        prefixes = [self._target_prefix + target for target in targets]
+        steps = self._model.translate_batch(
+            self._prefixed(sources),
+            target_prefix=prefixes,
+            beam_size=wide,
+            num_hypotheses=wide,
+            length_penalty=0,
+            max_decoding_length=len(prefixes[0]) + 1,
+            min_decoding_length=0,
+            max_input_length=0,
+            return_scores=True,
+            return_end_token=True,
+        )
+        candidates = []
+        for f, step, log_probs in zip(beam, steps, self._score(sources, targets), strict=True):
+            if f.tokens:  # else it would be empty, which fairseq forbids
+                candidates.append(Found([*f.tokens, END], f.log_prob + log_probs[-1]))
+            for tokens, score in zip(step.hypotheses, step.scores, strict=True):
+                # An end behind a prefix CTranslate2 shows but as the best, else as impossible.
+                if tokens[-1] not in {END, *self._padding} and score > IMPOSSIBLE:
+                    candidates.append(Found([*f.tokens, tokens[-1]], f.log_prob + score))
+        candidates.sort(key=lambda f: -f.log_prob)
+        return [f for f in candidates[:wide] if is_cut(f)][:size]
 
     def _redo(self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How") -> None:
         """Search for some sentences of a batch once more, in another way."""
@@ -168,7 +223,7 @@ class CTranslate2Engine:
             return
         order = sorted(indices)
         again = Batch([batch.sources[index] for index in order], batch.max_tokens)
-        results = self._read(*self._start(again, how), how.length_penalty)
+        results = self._read(*self._start(again, how), self._exponent(batch))
         for index, of_sentence in zip(order, results, strict=True):
             found[index] = of_sentence
 
@@ -204,6 +259,16 @@ class CTranslate2Engine:
         """Whether fairseq forbids one of these translations: empty, or with padding."""
         return any(f.tokens == [END] or not self._padding.isdisjoint(f.tokens) for f in found)
 
+    def _exponent(self, batch: Batch) -> int:
+        """Of the length by which CTranslate2 multiplies log-probabilities, to rank by the product.
+
+        Of hypotheses that end in a search's last step, fairseq forgets the worst beyond ``beam``,
+        CTranslate2 the worst of all. If it ranks by length in the first place, it is nearly always
+        the same; the more so the larger this is, but a float32 must hold the product.
+        """
+        longest = len(self._target_prefix) + batch.max_tokens
+        return int(DIGITS / math.log10(longest + 1))
+
     def _start(self, batch: Batch, how: "_How") -> tuple[list[Any], list[Any]]:
         """Queue a batch: the searches; and, where needed, the first step's end mark's scores."""
         forced = len(self._target_prefix)
@@ -219,8 +284,7 @@ class CTranslate2Engine:
             beam_size=how.beam,
             num_hypotheses=how.beam * how.patience(batch),
             patience=how.patience(batch),
-            # At exactly 0 the search would stop earlier than fairseq's.
-            length_penalty=how.length_penalty or 1e-9,
+            length_penalty=-self._exponent(batch),
             # CTranslate2 counts the forced tokens, and just stops at the last step, where fairseq
             # has the end mark follow: see _with_end.
             max_decoding_length=forced + batch.max_tokens,
@@ -248,7 +312,7 @@ class CTranslate2Engine:
         ]
 
     def _read(
-        self, searches: list[Any], corrections: list[Any], length_penalty: float
+        self, searches: list[Any], corrections: list[Any], exponent: int
     ) -> list[list[Found]]:
         """Hypotheses of every sentence: with the end mark, if they have it.
 
@@ -263,13 +327,10 @@ class CTranslate2Engine:
                 end = math.exp(corrections[index].result().log_probs[-1])
                 # Near 1, or rounded to it, the end mark leaves a share that float32 does not know.
                 correction = math.log1p(-end) if end < MOST_OF_ALL else math.nan
-            # CTranslate2 has divided by a length that counts the forced tokens.
+            # CTranslate2 has multiplied by a length that counts the forced tokens.
             found.append(
                 [
-                    Found(
-                        tokens[forced:],
-                        score * len(tokens) ** (length_penalty or 1e-9) + correction,
-                    )
+                    Found(tokens[forced:], score / len(tokens) ** exponent + correction)
                     for tokens, score in zip(result.hypotheses, result.scores, strict=True)
                 ]
             )
@@ -307,14 +368,12 @@ class _How(NamedTuple):
 
     Attributes:
         beam: hypotheses that are followed.
-        length_penalty: ranks what CTranslate2 returns.
         forbid: what fairseq forbids is forbidden from the beginning.
         exhaust: go on to the length limit and return all that ended; else the best ``beam`` are
             returned, among which those that were cut off at the limit can hide others.
     """
 
     beam: int
-    length_penalty: float
     forbid: bool = False
     exhaust: bool = False
 
