@@ -39,10 +39,12 @@ The folder, format 1:
 Whoever searches must mind that CTranslate2 counts the target prefix in its length limits and in the
 length by which it divides scores (the prefix's own probabilities it leaves out, as it should), and
 that at the length limit fairseq has the end mark follow and counts its probability, where
-CTranslate2 just stops. What it is told to forbid (padding, the end mark at the first step) it
-takes out in front of the softmax, fairseq behind it; and of hypotheses that end in a search's last
-step it keeps the best, fairseq the first, which can change the last of an n-best list, never the
-best. `fairseq_mem_serve` sees to all this.
+CTranslate2 just stops; a hypothesis that ends in the last step before takes the place of one of
+those in CTranslate2's beam, not in fairseq's. What it is told to forbid (padding, the end mark at
+the first step) it takes out in front of the softmax, fairseq behind it; and of hypotheses that end
+in a search's last step it keeps the best by its measure of all, fairseq those that ended first.
+Padding inside a source is to be left out, which is as if it were masked.
+`fairseq_mem_serve` sees to all this.
 """
 
 import argparse
