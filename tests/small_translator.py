@@ -28,7 +28,7 @@ WORDS = {
     "eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five",
     "sechs": "six", "sieben": "seven", "acht": "eight", "neun": "nine", "zehn": "ten",
 }  # fmt: skip
-UPDATES = 150
+MOST_UPDATES = 3000  # it takes some 200
 POSITIONS = 40  # the longest sentence, in tokens with the end mark
 MEMORY, DECODER_MEMORY = 3, 2
 
@@ -59,7 +59,7 @@ def pairs(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def make(folder: Path) -> Made:
-    """Prepare data, train for some seconds, save and export."""
+    """Prepare data, train until most of it is learned, save and export."""
     data = folder / "data"
     data.mkdir()
     train = pairs(2000, seed=0)
@@ -98,7 +98,12 @@ def make(folder: Path) -> Made:
     torch.manual_seed(1)
     task = tasks.setup_task(args)
     model = task.build_model(args)
-    _train(model, task, cut, train)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for so small a model the fastest, and the same everywhere
+    try:
+        _train(model, task, cut, train)
+    finally:
+        torch.set_num_threads(threads)
 
     checkpoint = folder / "checkpoint.pt"
     cfg = OmegaConf.to_container(
@@ -123,30 +128,49 @@ def make(folder: Path) -> Made:
 
 
 def _train(model: Any, task: Any, cut: Any, train: Any) -> None:
-    """Adam on random batches of sentences."""
-    model.train()
+    """Adam on random batches, until nine of ten unseen sentences are right to the last token.
+
+    In float64 the order of sums, and with it the number of threads and the kind of CPU, makes no
+    difference that training would enlarge to another model.
+    """
+    model.double().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     words = (task.source_dictionary, task.target_dictionary)
-    rows = [
-        [torch.tensor([*map(d.index, c.split(text)), d.eos()]) for d, c, text in zip(words, cut, p)]
-        for p in train
-    ]
-    generator = torch.Generator().manual_seed(0)
     pad = words[0].pad()
-    for _ in range(UPDATES):
-        chosen = torch.randint(len(rows), (48,), generator=generator).tolist()
+
+    def numbers(pairs: Any) -> list[list[torch.Tensor]]:
+        return [
+            [torch.tensor([*map(d.index, c.split(t)), d.eos()]) for d, c, t in zip(words, cut, p)]
+            for p in pairs
+        ]
+
+    def predicted(rows: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B x T x V), teacher-forced, and the target (B x T)."""
         source, target = (
-            torch.nn.utils.rnn.pad_sequence([rows[i][side] for i in chosen], True, pad)
+            torch.nn.utils.rnn.pad_sequence([row[side] for row in rows], True, pad)
             for side in (0, 1)
         )
         previous = torch.full_like(target, words[1].eos())
         previous[:, 1:] = target[:, :-1]
-        logits = model(source, source.ne(pad).sum(1), previous)[0]
+        return model(source, source.ne(pad).sum(1), previous)[0], target
+
+    rows, unseen = numbers(train), numbers(pairs(100, seed=1))
+    generator = torch.Generator().manual_seed(0)
+    for update in range(1, MOST_UPDATES + 1):
+        chosen = torch.randint(len(rows), (48,), generator=generator).tolist()
+        logits, target = predicted([rows[i] for i in chosen])
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=pad)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.eval()
+        if update % 25 == 0:
+            with torch.no_grad():
+                logits, target = predicted(unseen)
+            right = (logits.argmax(-1).eq(target) | target.eq(pad)).all(1).sum().item()
+            if right >= 90:
+                model.float().eval()
+                return
+    raise AssertionError(f"{right} of 100 sentences are right after {MOST_UPDATES} updates")
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ def test_an_exported_model_has_fairseqs_length_limit(monkeypatch):
 def test_an_exported_model_competes(tmp_path):
     """Same sentences and limits: nearly all translations are those of fairseq's generator."""
     pytest.importorskip("ctranslate2")
-    checkpoint = train(tmp_path / "data-bin", ["--memory-tokens", "3"], updates=100)
+    checkpoint = train(tmp_path / "data-bin", ["--memory-tokens", "3"], updates=None)
     write_test_set(tmp_path / "data-bin", texts(20, seed=77))
     done = bench(
         tmp_path, "--suites", "generation", "--data", tmp_path / "data-bin", "--checkpoints",
