@@ -10,9 +10,12 @@ import logging
 from collections import defaultdict
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAIRSEQ = "fairseq-fixed"
 FAIRSEQ_VERSION = "0.12.3.1"
@@ -91,6 +94,32 @@ class With:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+def mend_ngram_block() -> None:
+    """Let ``--no-repeat-ngram-size`` work on a CPU.
+
+    fairseq compares the last places of a buffer as long as the longest translation may be, which
+    hold padding (https://github.com/facebookresearch/fairseq/issues/5206), and so forbids nothing.
+    """
+    import torch
+    from fairseq.ngram_repeat_block import NGramRepeatBlock
+
+    def no_repeat_ngram(
+        self: Any, tokens: "Tensor", lprobs: "Tensor", bsz: int, beam_size: int, step: int
+    ) -> "Tensor":
+        """Forbid words (in ``lprobs``, B x V) that would repeat n words of ``tokens`` (B x T)."""
+        size = self.no_repeat_ngram_size
+        written = tokens[:, 1 : step + 1]  # behind the mark that every hypothesis begins with
+        if written.size(1) < size:
+            return lprobs
+        ngrams = written.unfold(1, size, 1)  # B x (T-n+1) x n
+        ends = written[:, written.size(1) - size + 1 :]  # B x (n-1): the words just written
+        rows, places = (ngrams[:, :, :-1] == ends.unsqueeze(1)).all(dim=2).nonzero(as_tuple=True)
+        lprobs[rows, ngrams[rows, places, -1]] = -torch.inf
+        return lprobs
+
+    NGramRepeatBlock._no_repeat_ngram = no_repeat_ngram
 
 
 def mend_datasets() -> None:

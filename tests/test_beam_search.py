@@ -62,12 +62,33 @@ def test_the_search_finds_what_it_finds_without_any_cache(options, prepared):
 
 @pytest.mark.parametrize(
     "search",
-    [dict(beam=1), dict(beam=7), dict(len_penalty=0.6, min_len=9), dict(no_repeat_ngram_size=2)],
+    [dict(beam=1), dict(beam=7), dict(len_penalty=0.6, min_len=9)],
 )
 def test_other_searches(search):
     options = VARIANTS["both"]
     plain, cached = (translate(options, cached, **search) for cached in (False, True))
     assert [[t for t, _ in beams] for beams in plain] == [[t for t, _ in beams] for beams in cached]
+
+
+def repeats(tokens, size):
+    """Whether a hypothesis has one run of ``size`` words twice."""
+    runs = [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
+    return len(set(runs)) < len(runs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("options", [VARIANTS["both"], dict(arch="transformer")])
+def test_no_ngram_is_repeated(size, options):
+    """fairseq's own search on a CPU forbids nothing, with its own model neither."""
+    free = translate(options, cached=True)
+    assert any(repeats(tokens, size) for beams in free for tokens, _ in beams)
+    found = translate(options, cached=True, no_repeat_ngram_size=size)
+    assert not any(repeats(tokens, size) for beams in found for tokens, _ in beams)
+    if "arch" not in options:
+        plain = translate(options, cached=False, no_repeat_ngram_size=size)
+        assert [[t for t, _ in beams] for beams in plain] == [
+            [t for t, _ in beams] for beams in found
+        ]
 
 
 def test_one_copy_of_the_source_a_sentence():

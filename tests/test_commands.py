@@ -209,6 +209,12 @@ print(hub.translate(lines, beam=4))
 one = hub.translate(lines[0], beam=4, return_memory=True)
 print([one.text, list(one.memory.shape), bool(one.memory.isfinite().all())])
 two = hub.translate(lines[:2], return_memory=True)
+long = " ".join([lines[0]] * 40)
+kept = hub.translate([long, lines[0]], return_memory=True, skip_invalid_size_inputs=True)
+assert len(kept) == 1 and (kept[0].memory - one.memory).abs().max() < 1e-5
+assert hub.translate([], return_memory=True) == []
+hypothesis = hub.generate([hub.encode(lines[0])], beam=2)[0][0]
+assert hypothesis["attention"].shape == (len(hub.encode(lines[0])), len(hypothesis["tokens"]))
 print([(two[0].memory - one.memory).abs().max().item() < 1e-5,
        (two[1].memory - one.memory).abs().max().item() > 1e-3])
 """
@@ -382,3 +388,16 @@ def test_training_goes_on_with_the_fused_criterion_and_optimizer_and_back(data, 
     done = train(data, tmp_path, *MEMORY, "--max-epoch", "3")
     assert "begin training epoch 3" in done.stdout + done.stderr
     assert "begin training epoch 2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_layers_of_one_side_are_left_out_at_inference(data, tmp_path, side):
+    """fairseq's pruning leaves the other side without any layer."""
+    train(data, tmp_path, *MEMORY, "--encoder-layerdrop", "0.2", "--decoder-layerdrop", "0.2",
+          "--max-epoch", "1")  # fmt: skip
+    found = [
+        hypotheses(generate(data, tmp_path / "checkpoint_last.pt", *more).stdout)
+        for more in ([], ["--model-overrides", f"{{'{side}_layers_to_keep': '0'}}"])
+    ]
+    assert len(found[0]) == len(found[1]) == 12
+    assert found[0] != found[1]

@@ -34,6 +34,11 @@ class Translation(NamedTuple):
 class MemTransformerHub(GeneratorHubInterface):
     """fairseq's hub interface, which also gives the final memory states."""
 
+    def __init__(self, cfg: Any, task: Any, models: Any) -> None:
+        super().__init__(cfg, task, models)
+        for model in models:  # ``generate`` gives the hypotheses' attention, as fairseq's does
+            model.decoder.make_generation_fast_(need_attn=True)
+
     def translate(
         self,
         sentences: Any,
@@ -46,13 +51,18 @@ class MemTransformerHub(GeneratorHubInterface):
 
         Returns:
             The text, or the list of texts; with ``return_memory`` a :class:`Translation` for each.
+            With fairseq's ``skip_invalid_size_inputs=True`` the list lacks what is too long.
         """
         if isinstance(sentences, str):
             return self.translate([sentences], beam, verbose, return_memory, **kwargs)[0]
         texts = super().translate(sentences, beam, verbose, **kwargs)
         if not return_memory:
             return texts
-        memories = [self.memory_states(sentence) for sentence in sentences]
+        # sentences that are too long are left out, with skip_invalid_size_inputs=True
+        skip = kwargs.get("skip_invalid_size_inputs", False)
+        batches = self._build_batches([self.encode(sentence) for sentence in sentences], skip)
+        kept = sorted(number for batch in batches for number in batch["id"].tolist())
+        memories = [self.memory_states(sentences[number]) for number in kept]
         return [Translation(*pair) for pair in zip(texts, memories, strict=True)]
 
     @torch.no_grad()
@@ -101,6 +111,7 @@ class MemTransformerModel(MemoryModel, TransformerModel):
                 args.decoder_output_dim, getattr(args, "adaptive_softmax_factor", 4),
             )  # fmt: skip
         note_dictionaries(args, task)
+        _keep_both_sides(args)
         model = super().build_model(args, task)
         model.freeze_for(args)
         return model
@@ -153,6 +164,17 @@ class MemTransformerModel(MemoryModel, TransformerModel):
 def _is_stock(cfg: Any) -> bool:
     """Whether the encoder has nothing of ours."""
     return cfg.memory_tokens == 0 and cfg.memory_update == "shared" and not cfg.memory_positions
+
+
+def _keep_both_sides(args: Any) -> None:
+    """Where layers of one side are kept (layer drop), say that the other side keeps all of its own.
+
+    fairseq's pruning of a checkpoint would leave the other side without any.
+    """
+    for pruned, whole in (("encoder", "decoder"), ("decoder", "encoder")):
+        option = f"{whole}_layers_to_keep"
+        if getattr(args, f"{pruned}_layers_to_keep", None) and not getattr(args, option, None):
+            setattr(args, option, ",".join(map(str, range(getattr(args, f"{whole}_layers")))))
 
 
 # Presets: fairseq's own sizes, the number of memory tokens, and the update.
