@@ -185,6 +185,8 @@ class CTranslate2Engine:
             self._redo(before, shorter, {0}, how)
             self._rescore(before, shorter, {0})
             beam = [f for f in before[0] if is_cut(f)]
+            if not beam:  # rounding went another way than before
+                return
         for _ in range(begin, batch.max_tokens):
             beam = self._step(source, beam, how.beam)
         found[index] = ended + beam
