@@ -1,6 +1,8 @@
 """Test tiers by flag, and fixtures that leave no trace."""
 
-import commands
+import socket
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -27,9 +29,11 @@ def _restore_torch_state():
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    return commands.free_port()
+def silent_port() -> Iterator[int]:
+    """A port of the loopback that is taken, so that nobody else comes to listen on it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import HANGS
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "preprocess.sh"
@@ -292,18 +293,25 @@ def test_fairseq_treats_raw_text_as_the_training_text_was(raw, tmp_path):
 
 @pytest.mark.cli
 def test_continues_after_a_kill(raw, tmp_path):
-    write_pair(raw, "train", 3000)
     out = tmp_path / "data"
+    stalled = tmp_path / "stalled"
+    slow = tmp_path / "python"  # gets no further than to the BPE
+    slow.write_text(
+        f'#!/bin/sh\ncase "$*" in *" learn-bpe "*) touch "{stalled}"; exec sleep 3600 ;; esac\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    slow.chmod(0o755)
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         command(raw, out),
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": str(slow), "PATH": programs},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        while not (out / "partial/text/valid.counts").exists():
-            assert process.poll() is None, "ended before it could be killed"
+        while not stalled.exists():
+            assert process.poll() is None
             time.sleep(0.01)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -346,11 +354,12 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
         stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=heed_ctrl_c,
     )  # fmt: skip
-    while not (tmp_path / "tok.de.partial").exists():
+    partial = tmp_path / "tok.de.partial"
+    while not (partial.exists() and partial.stat().st_size):  # the workers are at work
+        assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1].endswith("run the same command again to continue")
     assert "Traceback" not in errors

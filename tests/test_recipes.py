@@ -13,7 +13,7 @@ RECIPES = [
 
 
 def trainings(path: Path) -> list[list[str]]:
-    """The words of every command that trains: arrays of a shell script, or a block of Markdown."""
+    """The words of every command that trains: arrays of a shell script, blocks of Markdown."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         blocks = re.findall(r"^fairseq-train (?:.*\\\n)+.*$", text, re.MULTILINE)

@@ -14,20 +14,29 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
-def reversal(tmp_path_factory):
-    """Run examples/reversal/run.sh; gives the share of lines reversed without a mistake, in %."""
-    work = tmp_path_factory.mktemp("reversal")
+def share(tmp_path_factory):
+    """Runs an example as often as it takes; gives the share that it has right in the end, in %.
 
-    def run(model: str, tokens: int) -> float:
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            [str(ROOT / "examples/reversal/run.sh"), model, str(tokens)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "WORK": str(work), "VENV": "none", "PATH": programs},
-        )
-        return float(re.search(r"\(([\d.]+) %\)", done.stdout)[1])
+    How much one training of a given length learns is a matter of luck, which the order of sums
+    decides: until ``wanted`` is reached, it is trained anew for twice as long, at most four times.
+    """
+    work = tmp_path_factory.mktemp("work")
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(example: str, *arguments: str, updates: int, wanted: float) -> float:
+        for times in (1, 2, 4):
+            done = subprocess.run(
+                [ROOT / f"examples/{example}/run.sh", *arguments],
+                capture_output=True, text=True, check=True,
+                env={
+                    **os.environ, "WORK": str(work / example), "VENV": "none", "PATH": programs,
+                    "UPDATES": str(times * updates),
+                },
+            )  # fmt: skip
+            found = float(re.search(r"\(([\d.]+) %\)", done.stdout)[1])
+            if found >= wanted:
+                break
+        return found
 
     return run
 
@@ -35,39 +44,22 @@ def reversal(tmp_path_factory):
 @pytest.mark.parametrize(
     "model", ["mem_transformer", "mem_ctrl_transformer", "mem_ctrl_shared_transformer"]
 )
-def test_reversal_is_learned(reversal, model):
-    assert reversal(model, 10) >= 99.0  # of 500 lines, 0.2 % each; reached: 99.2 to 99.8
+def test_reversal_is_learned(share, model):
+    assert share("reversal", model, "10", updates=1500, wanted=99.0) >= 99.0
 
 
-@pytest.mark.parametrize("tokens", [2, 5, 10, 20])
-def test_reversal_through_the_bottleneck(reversal, tokens):
-    """examples/reversal/README.md has what it reached (99.2 to 99.8), and why so much."""
-    assert reversal("mem_bottleneck_transformer", tokens) >= 95.0
+@pytest.mark.parametrize("tokens", ["2", "5", "10", "20"])
+def test_reversal_through_the_bottleneck(share, tokens):
+    """examples/reversal/README.md has what it reached, and why so much."""
+    model = "mem_bottleneck_transformer"
+    assert share("reversal", model, tokens, updates=1500, wanted=95.0) >= 95.0
 
 
-@pytest.fixture(scope="session")
-def recall(tmp_path_factory):
-    """Run examples/recall/run.sh; gives the share of symbols that are recalled, in %."""
-    work = tmp_path_factory.mktemp("recall")
-
-    def run(model: str) -> float:
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            [str(ROOT / "examples/recall/run.sh"), model],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "WORK": str(work), "VENV": "none", "PATH": programs},
-        )
-        return float(re.search(r"\(([\d.]+) %\)", done.stdout)[1])
-
-    return run
-
-
-def test_memory_that_is_handed_on_recalls_what_the_cache_has_lost(recall):
+def test_memory_that_is_handed_on_recalls_what_the_cache_has_lost(share):
     """examples/recall/README.md has what was reached."""
-    assert recall("recurrent") >= 99.0
-    assert recall("xl") < 20.0  # one in eight is guessing, and guesses do not count
+    assert share("recall", "recurrent", updates=3000, wanted=99.0) >= 99.0
+    # one in eight is guessing, and guesses do not count
+    assert share("recall", "xl", updates=3000, wanted=0.0) < 20.0
 
 
 LONG = """

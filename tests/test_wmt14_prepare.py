@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from commands import HANGS
 from test_preprocess import ENGLISH, GERMAN, corpus, library, mounted, refused, sentences
 
 ROOT = Path(__file__).parent.parent
@@ -335,8 +336,8 @@ def test_server_that_says_nothing_more(world):
     code = f"import sys; sys.path.insert(0, {str(RAW.parent)!r}); import wmt14; "
     code += "wmt14.TIMEOUT_SECONDS = 2; wmt14.main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(world.work)], capture_output=True, text=True, timeout=50,
-        env={**world.environment, "RETRIES": "0"},
+        [sys.executable, "-c", code, str(world.work)], capture_output=True, text=True,
+        timeout=HANGS, env={**world.environment, "RETRIES": "0"},
     )  # fmt: skip
     refused(done, "the connection broke", "run again to continue")
 
@@ -348,8 +349,8 @@ def test_server_in_trouble_is_asked_again(world):
     assert "503" in done.stderr and "500" in done.stderr
 
 
-def test_no_server(world, free_port):
-    world.environment.update(MIRROR=f"http://127.0.0.1:{free_port}", RETRIES="0")
+def test_no_server(world, silent_port):
+    world.environment.update(MIRROR=f"http://127.0.0.1:{silent_port}", RETRIES="0")
     refused(world.raw(), "no connection", "run again to continue")
 
 
@@ -453,16 +454,15 @@ def killed_while_stalled(world: World, path: str, sent: int, kill: int) -> int:
         world.command(), env=world.environment, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
-        assert world.mirror.stalled.wait(60)
+        assert world.mirror.stalled.wait(HANGS)
         if path != TEST:
             part = world.work / "downloads" / (path.split("/")[-1] + ".part")
-            for _ in range(600):
-                if part.exists() and part.stat().st_size == sent:
-                    break
+            while not (part.exists() and part.stat().st_size == sent):
+                assert process.poll() is None
                 world.mirror.go_on.wait(0.05)
     finally:
         os.killpg(process.pid, kill)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANGS)
         world.mirror.stall_after.clear()
     assert b"Traceback" not in errors
     return process.returncode

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
+from commands import HANGS, ROOT, run
 from sacrebleu.metrics import BLEU
 
 EXAMPLE = ROOT / "examples" / "wmt14_de_en"
@@ -232,14 +232,16 @@ def test_training_continues_where_it_stopped(data, tmp_path):
     shown = script("run.sh", "mem-2", 1, DRY_RUN=1, **asked)  # what another node must be told
     assert "checkpoint_1_2.pt" in value_of(commands_of(shown)["fairseq-train"], "--restore-file")
     # Killed without a chance to write how long it took.
-    (folder / "began.train").write_text(f"{int(folder.stat().st_mtime) - 1000}\n")
+    began = int(folder.stat().st_mtime) - 1000
+    (folder / "began.train").write_text(f"{began}\n")
     done = script("run.sh", "mem-2", 1, **asked)
+    most = time.time() - began + 1
     assert "checkpoint_1_2.pt" in done.stdout and "checkpoint_1_3.pt is damaged" in done.stderr
     assert "--finetune-from-model" not in done.stdout
     log = (folder / "train.log").read_text()
     assert "@ 2 updates" in log
     result = json.loads((folder / "result.json").read_text())
-    assert 1000 <= result["wall_seconds"] < 1300 and not (folder / "failed.txt").exists()
+    assert 1000 <= result["wall_seconds"] <= most and not (folder / "failed.txt").exists()
 
 
 @pytest.mark.cli
@@ -254,12 +256,11 @@ def test_a_signal_stops_all_cells_at_once(data, tmp_path):
         table, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     log = tmp_path / "runs/trial/mem-2/seed-1/train.log"
-    deadline = time.monotonic() + 300
     while not (log.exists() and "begin training epoch" in log.read_text(errors="replace")):
-        assert running.poll() is None and time.monotonic() < deadline
+        assert running.poll() is None
         time.sleep(0.2)
     running.terminate()
-    told, _ = running.communicate(timeout=60)  # it would train for hours
+    told, _ = running.communicate(timeout=HANGS)  # it would train for hours
     assert running.returncode == 130 and "stopped; run it again to continue" in told
     commands = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
     assert str(log.parent) not in commands
