@@ -177,25 +177,30 @@ if [ -e "$out/settings.txt" ]; then
         echo "$changes"
         fail "$out holds data of other options or text (see above); choose another --out, or replace it with --redo"
     fi
-elif [ -d "$out" ] && [ -n "$(ls -A "$out")" ] && [ ! -d "$partial" ]; then
+elif [ ! -e "$partial/lock" ] && [ ! -e "$partial/settings.txt" ] && [ -d "$out" ] &&
+    [ -n "$(find "$out" -mindepth 1 ! \( -type d -name partial \))" ]; then
     fail "$out holds files that preprocess.sh didn't make; choose another --out"
 fi
+mkdir -p "$partial" || fail "cannot make $partial; choose an --out that can be written to"
+exec 9>>"$partial/lock" || fail "cannot write in $partial; choose an --out that can be written to"
+if command -v flock >/dev/null; then
+    flock -n 9 || fail "another preprocess.sh is working in $out; wait for it to end"
+fi
+# What is in `partial` counts as long as its settings.txt is there: that one is removed first and
+# written last, so that what a kill left of a removal is never taken for finished stages.
 if [ -e "$partial/settings.txt" ]; then
     changes=$(changed "$partial/settings.txt")
     if [ -n "$changes" ]; then
         echo "$changes"
         echo "An unfinished run with other options or text (see above) is discarded"
-        rm -rf "$partial"
+        rm -f "$partial/settings.txt"
     else
         echo "Continuing an unfinished run"
     fi
 fi
-mkdir -p "$partial/text" || fail "cannot make $partial/text; choose an --out that can be written to"
-exec 9>>"$partial/lock" || fail "cannot write in $partial; choose an --out that can be written to"
-if command -v flock >/dev/null; then
-    flock -n 9 || fail "another preprocess.sh is working in $out; wait for it to end"
-fi
 if [ ! -e "$partial/settings.txt" ]; then
+    find "$partial" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
+    mkdir "$partial/text" || fail "cannot make $partial/text; choose an --out that can be written to"
     versions=$("$PYTHON" -c 'from importlib.metadata import version
 for name in ("sacremoses", "subword-nmt"): print("#", name, version(name))')
     printf '%s\n' "$versions" "$settings" >"$partial/settings.new" ||

@@ -1,6 +1,7 @@
 """preprocess.sh: the libraries' own bytes, nothing half-written, nothing done twice."""
 
 import errno
+import fcntl
 import importlib.util
 import os
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from commands import HANGS
@@ -329,6 +331,122 @@ def test_continues_after_a_kill(raw, tmp_path):
             assert (out / path.relative_to(straight)).read_bytes() == path.read_bytes(), path
 
 
+KILLER = """#!/usr/bin/env bash
+# Stands for the command of its name; one call that looks like $KILL_AT does half of its work (it
+# removes half of what is in a folder) and takes the script that called it along.
+name=$(basename "$0")
+if [[ "$name $*" == $KILL_AT ]]; then
+    for path in "$@"; do
+        if [ "$name" != mv ] && [ -d "$path" ]; then
+            ls -r "$path" | head -n $(($(ls "$path" | wc -l) / 2)) |
+                while read -r inside; do command -p rm -rf "$path/$inside"; done
+        fi
+    done
+    kill -KILL $PPID
+    exit 1
+fi
+exec $(PATH=/usr/bin:/bin type -P "$name") "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A function that runs preprocess.sh until a call that looks like a pattern kills it."""
+    folder = tmp_path_factory.mktemp("killer")
+    for name in ("rm", "mv", "find"):
+        (folder / name).write_text(KILLER)
+        (folder / name).chmod(0o755)
+
+    def run(pattern: str, *arguments: object) -> None:
+        environment = {
+            **os.environ,
+            "PYTHON": sys.executable,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "KILL_AT": pattern,
+        }
+        done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+    return run
+
+
+def data_of(out: Path) -> dict[str, bytes]:
+    """What is in the folder; its folders of text too."""
+    assert not (out / "partial").exists()
+    files = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".log"]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+class Redo(NamedTuple):
+    """Data was there, other data is made, and nothing of it is in its place yet."""
+
+    raw: Path
+    out: Path
+    expected: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def redo(tmp_path_factory, killed):
+    folder = tmp_path_factory.mktemp("redo")
+    for name, count in (("train", 100), ("valid", 9), ("test", 9)):
+        write_pair(folder / "raw", name, count)
+    out, new = folder / "data", folder / "new"
+    assert preprocess(folder / "raw", out).returncode == 0
+    replace_line(folder / "raw/train.de", 3, "Etwas ganz anderes steht hier.")
+    assert preprocess(folder / "raw", new).returncode == 0
+    killed("rm -f */data/settings.txt", folder / "raw", out, "--redo")
+    return Redo(folder / "raw", out, data_of(new))
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "rm -f */data/settings.txt",  # what is there is removed ...
+        "rm -rf */data/text *",
+        "mv -f *.bin */data/",  # ... and what is new comes in its place, file by file ...
+        "mv -f */partial/text */data/",
+        "mv */settings.txt */data/settings.txt",  # ... the settings last
+        "rm -rf */data/partial",
+    ],
+)
+def test_redo_after_a_kill_at_any_moment(tmp_path, redo, killed, moment):
+    out = tmp_path / "data"
+    shutil.copytree(redo.out, out)
+    killed(moment, redo.raw, out, "--redo")
+    if not (out / "settings.txt").exists():  # without --redo, too
+        shutil.copytree(out, tmp_path / "copy")
+        done = preprocess(redo.raw, tmp_path / "copy")
+        assert done.returncode == 0, done.stderr
+        assert data_of(tmp_path / "copy") == redo.expected
+    done = preprocess(redo.raw, out, "--redo")
+    assert done.returncode == 0, done.stderr
+    assert data_of(out) == redo.expected
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("moment", ["rm -f */partial/settings.txt", "find */partial *"])
+def test_a_kill_while_another_run_is_discarded(tmp_path, redo, killed, moment):
+    """Then the first one is asked for again: nothing of it may pass for finished."""
+    out = tmp_path / "data"
+    shutil.copytree(redo.out, out)
+    killed(moment, redo.raw, out, "--redo", "--bpe", "50")
+    done = preprocess(redo.raw, out, "--redo")
+    assert done.returncode == 0, done.stderr
+    assert data_of(out) == redo.expected
+
+
+def test_another_run_at_work_is_left_alone(raw, tmp_path):
+    """Also by one with other options."""
+    partial = tmp_path / "data/partial"
+    (partial / "text").mkdir(parents=True)
+    (partial / "settings.txt").write_text("bpe 7\n")
+    with open(partial / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(preprocess(raw, tmp_path / "data"), "another preprocess.sh is working")
+    assert (partial / "settings.txt").read_text() == "bpe 7\n"
+
+
 @pytest.mark.cli
 def test_unfinished_run_with_other_options_is_discarded(raw, tmp_path):
     out = tmp_path / "data"
@@ -460,6 +578,10 @@ def test_folder_of_foreign_files(raw, tmp_path):
     (out / "thesis.tex").write_text("mine")
     refused(preprocess(raw, out), "didn't make", "choose another --out")
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+    (out / "partial").mkdir()
+    (out / "thesis.tex").rename(out / "partial/thesis.tex")
+    refused(preprocess(raw, out), "didn't make", "choose another --out")
+    assert (out / "partial/thesis.tex").read_text() == "mine"
 
 
 def mounted(folder: Path, options: str) -> None:
@@ -487,9 +609,14 @@ def test_folder_that_cannot_be_made(raw, tmp_path):
     refused(preprocess(raw, tmp_path / "file/data"), "cannot make", "choose an --out")
 
 
+def small_files() -> None:
+    """For a process that is about to start: it writes no more than 4 KiB into a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
 def test_full_disk_while_tokenising(raw, tmp_path):
-    text = tmp_path / "data/partial/text"
-    text.mkdir(parents=True)
+    assert preprocess(raw, tmp_path / "data", preexec_fn=small_files).returncode != 0
+    text = tmp_path / "data/partial/text"  # of a run that ended before it tokenised
     (text / "train.en.partial").symlink_to("/dev/full")
     refused(preprocess(raw, tmp_path / "data"), "No space left on device", "free some space")
     assert not list(text.iterdir())
@@ -515,10 +642,7 @@ def test_full_disk_at_any_stage(raw, tmp_path, kib):
 
 
 def test_file_that_grows_too_large(raw, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    done = preprocess(raw, tmp_path / "data", preexec_fn=limit)
+    done = preprocess(raw, tmp_path / "data", preexec_fn=small_files)
     refused(done, "cannot write", "File too large")
 
 
