@@ -210,7 +210,7 @@ OPTIONS = (
         "none",
         FAMILIES,
         "at inference, through --model-overrides: hide memory from the text, before the softmax "
-        "(no-read) or after it (zero-read)",
+        "(no-read), or set what text attends to memory to zero after it (zero-read)",
     ),
     MemoryOption(
         "memory_lesion_scope",
