@@ -10,6 +10,7 @@ what they are without it. So a model's text reads on in its cache as if memory w
 nothing but their vectors tells memory slots apart.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +36,13 @@ class RelativeAttention(nn.Module):
         dropout: of the attention weights.
         lesion: ``"no-read"``: text may not attend to memory; ``"zero-read"``: what it attends to
             memory is set to zero after the softmax.
+
+    Attributes:
+        recorder: given the weights of every call, H x B x (r+T+w) x (m+L+T+w) with the letters of
+            :meth:`forward`; None: nobody wants to see them.
     """
+
+    recorder: Callable[[Tensor], None] | None = None
 
     def __init__(self, embed_dim: int, heads: int, dropout: float, lesion: str = "none") -> None:
         super().__init__()
@@ -87,16 +94,16 @@ class RelativeAttention(nn.Module):
         q = self.q_proj(x).unflatten(2, (self.heads, self.head_dim)).permute(2, 0, 1, 3)
         k, v = kv.unflatten(2, (2, self.heads, self.head_dim)).permute(2, 3, 0, 1, 4)
         content = q + self.u[:, None, None]  # H x B x (r+T+w) x D, as k and v with their lengths
-        outputs = []
+        parts = []  # outputs and, for a recorder, weights
         if reading > 0:
             seen = memory + past
             allowed = None if free else _causal_memory(memory, seen, x.device)
-            outputs.append(
+            parts.append(
                 self._attend_content(
                     content[:, :, :reading], k[:, :, :seen], v[:, :, :seen], allowed
                 )
             )
-        outputs.append(
+        parts.append(
             self._attend_text(
                 content[:, :, reading : reading + text],
                 q[:, :, reading : reading + text] + self.v[:, None, None],
@@ -107,18 +114,31 @@ class RelativeAttention(nn.Module):
             )
         )
         if written > 0:
-            outputs.append(self._attend_content(content[:, :, reading + text :], k, v, None))
-        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+            parts.append(self._attend_content(content[:, :, reading + text :], k, v, None))
+        out = parts[0][0] if len(parts) == 1 else torch.cat([part for part, _ in parts], dim=2)
+        if self.recorder is not None:
+            keys = kv.size(1)
+            whole = [F.pad(w, (0, keys - w.size(3))) for _, w in parts if w is not None]
+            self.recorder(torch.cat(whole, dim=2))
         return self.out_proj(out.permute(1, 2, 0, 3).flatten(2))
 
-    def _attend_content(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    def _attend_content(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Memory's attention, without positions; ``allowed`` is m x S, True where it may look."""
         dropout = self.dropout_module.p if self.dropout_module.active else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        if self.recorder is None:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+            return out, None
+        scores = q @ k.transpose(2, 3) * self.head_dim**-0.5
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, float("-inf"))
+        weights = torch.softmax(scores, dim=3)
+        return F.dropout(weights, dropout) @ v, weights
 
     def _attend_text(
         self, content: Tensor, placed: Tensor, k: Tensor, v: Tensor, positions: Tensor, memory: int
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """The text's attention, H x B x T x D; ``content`` is q + u and ``placed`` is q + v."""
         heads, batch, text, size = content.shape
         scale = size**-0.5
@@ -134,7 +154,8 @@ class RelativeAttention(nn.Module):
         later = torch.ones(text, text, dtype=torch.bool, device=k.device).triu(1)
         with torch.no_grad():  # the softmax gives no gradient where the weight is zero
             scores[:, :, span - text :].masked_fill_(later, float("-inf"))
-        if self.lesion == "no-read":
+        unread = memory if self.lesion == "no-read" else 0
+        if unread > 0:
             memory, v = 0, v[:, memory:]
         if memory > 0:
             scores = torch.cat([content @ k[:, :memory].transpose(1, 2), scores], dim=2)
@@ -144,8 +165,11 @@ class RelativeAttention(nn.Module):
             weights = torch.cat(
                 [torch.zeros_like(weights[:, :, :memory]), weights[:, :, memory:]], 2
             )
-        weights = self.dropout_module(weights.to(v.dtype))
-        return (weights @ v).unflatten(0, (heads, batch))
+        weights = weights.to(v.dtype)
+        out = (self.dropout_module(weights) @ v).unflatten(0, (heads, batch))
+        if self.recorder is None:
+            return out, None
+        return out, F.pad(weights, (unread, 0)).unflatten(0, (heads, batch))
 
 
 def _causal_memory(memory: int, seen: int, device: Any) -> Tensor:
