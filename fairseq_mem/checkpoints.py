@@ -147,10 +147,13 @@ def check_options(path: Path, state: dict[str, Any]) -> None:
 
 def forget_side_effects(state: dict[str, Any]) -> None:
     """Take out of a checkpoint what would write files, or run programs, in whoever loads it."""
+    forgotten = {}
     for name, text, box, key in list(_strings(state)):
         if name in FORGOTTEN and isinstance(box, (dict, list)):
             box[key] = None
-            logger.info(f"{name} {shown(text)} is not taken from the checkpoint")
+            forgotten[name] = text
+    for name, text in forgotten.items():
+        logger.info(f"{name} {shown(text)} is not taken from the checkpoint")
 
 
 def kind(state: dict[str, Any]) -> tuple[str, str]:

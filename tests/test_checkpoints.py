@@ -229,8 +229,16 @@ def built(monkeypatch) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("change", CHANGES)
+# two changes by every door, all by one of ours, one command of fairseq's and the hub
+@pytest.mark.parametrize(
+    ("change", "door"),
+    [
+        (change, door)
+        for change in CHANGES
+        for door in DOORS
+        if change in CHANGES[:2] or door in ("translate", "validate", "from_pretrained")
+    ],
+)
 def test_a_hostile_option_is_refused_before_anything_is_built(door, change, place, built):
     spoil(place, change)
     with pytest.raises(UserError, match=r"model\.pt has .*do not use it") as refused:
@@ -241,7 +249,7 @@ def test_a_hostile_option_is_refused_before_anything_is_built(door, change, plac
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("change", CHANGES[:4])
+@pytest.mark.parametrize("change", CHANGES[:2])
 def test_and_would_not_run_if_it_were_let_through(door, change, place, monkeypatch):
     """Two locks: what fairseq evaluates is a literal, whatever the checkpoint was let through."""
     monkeypatch.setattr(checkpoints, "check_options", lambda *_: None)
