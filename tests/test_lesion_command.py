@@ -41,9 +41,11 @@ def refusal(*words):
 
 @pytest.fixture(scope="module")
 def model(data, tmp_path_factory):  # noqa: F811
-    """A folder with checkpoints of a model that has learned a little."""
+    """A folder with checkpoints of a model that has most words right, far from guessing."""
     folder = tmp_path_factory.mktemp("model")
-    train(data, folder, *MEMORY, "--max-epoch", "30", "--save-interval", "15")
+    train(
+        data, folder, *MEMORY, "--max-epoch", "30", "--save-interval", "15", "--max-tokens", "120"
+    )
     return folder
 
 
