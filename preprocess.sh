@@ -7,8 +7,8 @@ usage() {
 usage: preprocess.sh --source LANG --target LANG --train PREFIX --valid PREFIX
                      [--test PREFIX] --out FOLDER [options]
 
-Raw parallel text to binarised data: normalise punctuation, Moses-tokenise
-(sacremoses), drop training pairs by length and ratio, learn BPE on the training
+Raw parallel text to binarised data: compose characters (Unicode's NFC), normalise
+punctuation, Moses-tokenise (sacremoses), drop training pairs by length and ratio, learn BPE on the training
 text (subword-nmt), apply it, fairseq-preprocess with one dictionary for both
 languages. PREFIX stands for two UTF-8 files, PREFIX.SOURCE and PREFIX.TARGET, one
 sentence a line, line N of one the translation of line N of the other.
@@ -21,7 +21,9 @@ sentence a line, line N of one the translation of line N of the other.
       --out FOLDER       where the data goes; new, empty, or of an earlier run
       --bpe N            number of BPE merges (default 10000)
       --separate         own merges and own dictionary for each language
-      --no-normalize     leave punctuation as it is, see below
+      --no-normalize     leave characters and punctuation as they are, see below
+      --no-nfc           leave characters as they are: a u and two dots, as files of macOS and
+                         PDFs have them, are not made one letter
       --remove-nonprinting  remove control characters, soft hyphens and the like
                          (`sacremoses normalize -c`)
       --min-words N      drop training pairs with a shorter side (default 1 word)
@@ -45,7 +47,8 @@ fairseq's hub interface finds them), `settings.txt` (what it was made from), and
 Translating raw text with `--tokenizer moses --bpe subword_nmt --bpe-codes FOLDER/code`
 tokenises and splits it exactly as here. fairseq doesn't normalise punctuation, though:
 typographic quotes, dashes and spaces in raw input are rare or unknown to the model
-unless it passes `sacremoses -l LANG normalize` first. Normalising is nevertheless the
+unless it passes `uconv -x nfc | sacremoses -l LANG normalize` first
+(`fairseq-mem translate` does all that FOLDER/settings.txt says). Normalising is nevertheless the
 default, as in fairseq's own recipes: it gives all spellings of a quote one token. With
 --no-normalize training text is treated exactly as fairseq treats raw input.
 HELP
@@ -63,7 +66,7 @@ corpus="$here/fairseq_mem/tools/corpus.py"
 
 declare -A prefix=() # of each split
 source='' target='' out=''
-bpe=10000 separate=no normalize=yes nonprinting=keep dedup=no min_words=1 max_words=250 max_ratio=1.5
+bpe=10000 separate=no normalize=yes nfc=yes nonprinting=keep dedup=no min_words=1 max_words=250 max_ratio=1.5
 max_positions=1024 workers='' redo=no
 
 while [ $# -gt 0 ]; do
@@ -71,7 +74,8 @@ while [ $# -gt 0 ]; do
     case $option in
     -h | --help) usage && exit ;;
     --separate) separate=yes && shift && continue ;;
-    --no-normalize) normalize=no && shift && continue ;;
+    --no-normalize) normalize=no nfc=no && shift && continue ;;
+    --no-nfc) nfc=no && shift && continue ;;
     --remove-nonprinting) nonprinting=remove && shift && continue ;;
     --dedup) dedup=yes && shift && continue ;;
     --redo) redo=yes && shift && continue ;;
@@ -150,7 +154,8 @@ min-words $min_words
 max-words $max_words
 max-ratio $max_ratio
 max-positions $max_positions"
-# Only where they are not the default: data made before these options were there stays valid.
+# Only where they are not as before these options were there: older data stays valid.
+[ "$nfc" = no ] || settings+=$'\n'"nfc yes"
 [ "$nonprinting" = keep ] || settings+=$'\n'"nonprinting $nonprinting"
 [ "$dedup" = no ] || settings+=$'\n'"dedup $dedup"
 echo "== Checking the text"
@@ -174,6 +179,10 @@ if [ -e "$out/settings.txt" ]; then
     if [ "$redo" = no ]; then
         changes=$(changed "$out/settings.txt")
         [ -n "$changes" ] || { echo "$out is complete: nothing to do" && exit; }
+        if [ "$changes" = '  asked for nfc yes' ]; then
+            echo "$out is complete, made before characters were composed (NFC): nothing to do, or --redo"
+            exit
+        fi
         echo "$changes"
         fail "$out holds data of other options or text (see above); choose another --out, or replace it with --redo"
     fi
@@ -217,6 +226,7 @@ tokenize_and_clean() {
     for split in "${splits[@]}"; do
         options=(--source-lang "$source" --target-lang "$target" --workers "$workers")
         [ "$normalize" = yes ] || options+=(--no-normalize)
+        [ "$nfc" = no ] || options+=(--nfc)
         [ "$nonprinting" = keep ] || options+=(--remove-nonprinting)
         [ "$split" != train ] ||
             options+=(--clean --min-words "$min_words" --max-words "$max_words" --max-ratio "$max_ratio")

@@ -644,11 +644,12 @@ def test_sums_are_those_of_wmt():
 # ---------------------------------------------------------------- faster, and the same bytes
 
 moses, bpe = corpus.beside("moses"), corpus.beside("bpe")
+linear = corpus.beside("linear", corpus.SERVE)
 
 # Pieces of text that the rules of Moses look for, beside each other as they may come.
 PIECES = [
     "a", "Z", "er", "ging", "Dr", "Nr", "z.B", "U.S", "8", "30", "1.000", "don't", "l'eau", "s'",
-    "DOTMULTI", "\u00e4\u00df", "\u00e9", "\u65e5\u672c", "\u0661", "\u1fbd", "\U0001f600",
+    "DOTMULTI", "DOT", "\u00e4\u00df", "\u00e9", "\u65e5\u672c", "\u0661", "\u1fbd", "\U0001f600",
     ".", "..", "...", ",", ",,", "'", "''", '"', "`", "``", "-", "--", "–", "—", "„", "“", "”",
     "‘", "‚", "’", "´", "«", "»", "…", "(", ")", "[", "]", "{", "}", "<", ">", "</b>", "&",
     "&amp;", "|", "/", "@", "#", "%", "$", "€", "§", ":", ";", "!", "?", "=", "+", "*", "º", "nº",
@@ -668,14 +669,16 @@ def test_moses_of_any_line(language, printable):
     from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
     normalizer = MosesPunctNormalizer(language, post_remove_control_chars=printable)
-    quick_normalize = moses.Normalizer(language, printable)
-    tokenizer, quick_tokenize = MosesTokenizer(language), moses.Tokenizer(language)
+    linear_normalizer = linear.LinearNormalizer(language, post_remove_control_chars=printable)
+    quick_normalize = moses.Normalizer(linear_normalizer, printable)
+    library_tokenizer = linear.LinearTokenizer(language)
     # Both, so that a word that is remembered comes in other company.
-    library_tokenizer = moses.QuickMosesTokenizer(language)
+    tokenizer, quick_tokenize = MosesTokenizer(language), moses.Tokenizer(library_tokenizer)
     lines = sentences(GERMAN + ENGLISH, 300).splitlines() + messy_lines(1, 3000)
     for number, line in enumerate(lines):
         for ended in (line, line + "\n"):
-            assert quick_normalize(ended) == normalizer.normalize(ended)
+            normalized = normalizer.normalize(ended)
+            assert quick_normalize(ended) == linear_normalizer.normalize(ended) == normalized
         text = quick_normalize(line) if number % 2 else line
         expected = library_tokenizer.tokenize(text, aggressive_dash_splits=True, return_str=True)
         assert quick_tokenize(text) == expected, repr(text)
@@ -687,7 +690,7 @@ def test_moses_of_any_line(language, printable):
 
 def test_few_words_are_remembered(monkeypatch):
     monkeypatch.setattr(moses, "REMEMBERED_WORDS", 5)
-    tokenize, expected = moses.Tokenizer("en"), moses.Tokenizer("en")
+    tokenize, expected = (moses.Tokenizer(linear.LinearTokenizer("en")) for _ in range(2))
     for line in ENGLISH:
         assert tokenize(line) == expected.by_library(line)
         assert len(tokenize) <= 5

@@ -125,7 +125,7 @@ def digest(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a text, which may hold other characters that Python takes for a line's end."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+    return path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
 
 
 def bleu(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:

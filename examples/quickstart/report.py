@@ -13,7 +13,7 @@ EXAMPLES = 5
 
 
 def read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+    return path.read_bytes().decode("utf-8").split("\n")[:-1]
 
 
 def table(run: Path) -> list[tuple[str, str]]:

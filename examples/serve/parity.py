@@ -96,7 +96,7 @@ def main() -> int:
     ]
     raw = [args.data.parent / "raw" / f"test.{language}" for language in args.languages]
     sources, references = (
-        (given or default).read_text(encoding="utf-8").split("\n")[:-1]
+        (given or default).read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
         for given, default in zip((args.source, args.reference), raw, strict=True)
     )
 

@@ -122,7 +122,7 @@ def plain(markup: str) -> list[str]:
     text = re.sub(r"\((?:[\s,;:]|or)*\)", "", html.unescape(text))  # what a template leaves behind
     lines: list[str] = []
     skipped = 0  # level of the section that is left out
-    for line in text.splitlines():
+    for line in text.split("\n"):
         line = re.sub(r"\s+", " ", line).strip()
         if heading := re.fullmatch(r"(=+) ?(.*?) ?\1", line):
             level = len(heading[1])

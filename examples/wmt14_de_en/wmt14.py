@@ -493,7 +493,7 @@ def join_corpora(
                 corpus.opened(str(paths["de"])) as german,
                 corpus.opened(str(paths["en"])) as english,
             ):
-                for pairs in zip(corpus.line_chunks(german), corpus.line_chunks(english)):
+                for pairs in zip(corpus.text_chunks(german), corpus.text_chunks(english)):
                     chosen: list[tuple[bytes, bytes]] = []
                     for pair in zip(*map(tidy, pairs)):
                         seen += 1

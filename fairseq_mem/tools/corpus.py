@@ -41,10 +41,13 @@ class CorpusError(Exception):
     """What is wrong with the text or the disk, and what to do: one line for the user."""
 
 
-def beside(name: str) -> Any:
+SERVE = "../../serve/fairseq_mem_serve"
+
+
+def beside(name: str, folder: str = "") -> Any:
     """The module in the file beside this one, without the package around it (that needs torch)."""
     if name not in sys.modules:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), folder, name + ".py")
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -138,6 +141,13 @@ def line_chunks(file: BinaryIO, lines: int = CHUNK_LINES) -> Iterator[list[bytes
         yield chunk
 
 
+def text_chunks(file: BinaryIO) -> Iterator[list[bytes]]:
+    """`line_chunks` of raw text; a byte order mark at the start of the file is none of it."""
+    if file.read(3) != b"\xef\xbb\xbf":
+        file.seek(0)
+    return line_chunks(file)
+
+
 class Progress:
     """Says every few seconds how far we are; at the end how long it took."""
 
@@ -227,15 +237,17 @@ def check(arguments: argparse.Namespace) -> None:
 TOKENIZERS: list[Callable[[str], str]] = []  # of the source and of the target, in each worker
 
 
-def prepare_tokenizers(languages: list[str], normalize: bool, printable: bool) -> None:
-    moses = beside("moses")
+def prepare_tokenizers(languages: list[str], normalize: bool, printable: bool, nfc: bool) -> None:
+    moses, linear = beside("moses"), beside("linear", SERVE)
 
     def tokenizer(language: str) -> Callable[[str], str]:
-        tokenize_line: Callable[[str], str] = moses.Tokenizer(language)
+        tokenize_line: Callable[[str], str] = moses.Tokenizer(linear.LinearTokenizer(language))
         if not normalize:
             return tokenize_line
-        normalize_line = moses.Normalizer(language, printable)
-        return lambda line: tokenize_line(normalize_line(line))
+        normalize_line = moses.Normalizer(linear.LinearNormalizer(language), printable)
+        if not nfc:
+            return lambda line: tokenize_line(normalize_line(line))
+        return lambda line: tokenize_line(normalize_line(linear.compose(line)))
 
     TOKENIZERS[:] = [tokenizer(language) for language in languages]
 
@@ -312,11 +324,12 @@ def tokenize(arguments: argparse.Namespace) -> None:
             languages,
             not arguments.no_normalize,
             arguments.remove_nonprinting,
+            arguments.nfc,
         ) as pool,
     ):
         chunks = (
             (sources, targets, limits)
-            for sources, targets in zip(line_chunks(source), line_chunks(target))
+            for sources, targets in zip(text_chunks(source), text_chunks(target))
         )
         kept = 0
         for made in in_order(pool, tokenize_chunk, chunks, arguments.workers):
@@ -405,12 +418,12 @@ class Segmented(dict[str, str]):
 
     def __init__(self, bpe: Any) -> None:
         super().__init__()
-        self.bpe = bpe
+        self.bpe, self.segment_word = bpe, beside("linear", SERVE).segment_word
 
     def __missing__(self, word: str) -> str:
         if len(self) >= REMEMBERED_WORDS:
             self.clear()
-        self[word] = segmented = " ".join(self.bpe.segment_tokens([word]))
+        self[word] = segmented = " ".join(self.segment_word(self.bpe, word))
         self.bpe.cache.clear()  # the library's own memory of words has no bound
         return segmented
 
@@ -427,7 +440,7 @@ class Segmented(dict[str, str]):
 def prepare_bpe(codes_path: str) -> None:
     from subword_nmt.apply_bpe import BPE
 
-    with open(codes_path, encoding="utf-8") as codes:
+    with open(codes_path, encoding="utf-8-sig") as codes:
         SEGMENT_LINE[:] = [Segmented(BPE(codes)).segment_line]
 
 
@@ -517,6 +530,7 @@ def arguments_from_command_line() -> argparse.Namespace:
     added.add_argument(
         "--remove-nonprinting", action="store_true", help="remove control characters"
     )
+    added.add_argument("--nfc", action="store_true", help="compose characters before")
     added.add_argument("--clean", action="store_true", help="drop pairs by length and ratio")
     added.add_argument("--dedup", action="store_true", help="with --clean: drop repeated pairs")
     added.add_argument("--min-words", type=int, default=1)

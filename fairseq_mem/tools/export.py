@@ -195,6 +195,7 @@ def export(
         "tokenizer": text.tokenizer,
         "normalize": text.normalize,
         "remove_nonprinting": text.remove_nonprinting,
+        "nfc": text.nfc,
         "bpe": None if text.codes is None else "subword_nmt",
         "dictionaries": fingerprints(task),
         "max_source_tokens": model.encoder.max_positions(),
@@ -254,7 +255,7 @@ def _check_codes(codes: Path) -> None:
     from subword_nmt.apply_bpe import BPE
 
     try:  # it prints a page, and exits; versions that it does not know it tells when it is used
-        with codes.open(encoding="utf-8") as lines, contextlib.redirect_stderr(io.StringIO()):
+        with codes.open(encoding="utf-8-sig") as lines, contextlib.redirect_stderr(io.StringIO()):
             BPE(lines).process_line("ab")
     except (SystemExit, ValueError, NotImplementedError):
         raise UserError(

@@ -24,6 +24,7 @@ import torch
 from ..errors import UserError, first_line
 from . import charts
 from .files import is_number, read_checkpoint, read_json, sha256, write_text
+from .lines import read_lines
 from .loading import first_folder, load_translation_model
 from .tables import markdown, signed
 
@@ -233,8 +234,12 @@ class Evaluation:
                 for number, target in zip(batch["id"], batch["target"])
             )
             return
-        text = args.reference.read_text(encoding="utf-8")
-        self.references = text.removesuffix("\n").split("\n")
+        try:
+            self.references = read_lines(args.reference)
+        except OSError as error:
+            raise UserError(f"cannot read --reference {args.reference}: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"--reference {args.reference}: {error}") from None
         if len(self.references) != len(dataset):
             raise UserError(
                 f"{args.reference} has {len(self.references)} lines, {subset} of {args.data} has "

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-
-from sacremoses import MosesPunctNormalizer, MosesTokenizer
+from typing import Any
 
 REMEMBERED_WORDS = 200_000  # of one language in one process: some 30 MB
 
@@ -45,9 +44,15 @@ def needed_text(pattern: str) -> str:
     return best
 
 
-def substitution(pattern: str, replacement: str) -> tuple[str, Callable[[str], str]]:
+Replacement = str | Callable[[re.Match[str]], str]
+
+
+def substitution(pattern: str, replacement: Replacement) -> tuple[str, Callable[[str], str]]:
     """A text without which the substitution changes nothing, and the substitution."""
-    if pattern == " +" and replacement == " ":
+    substitute = re.compile(pattern).sub
+    if not isinstance(replacement, str):  # dots before a quote
+        needed = '."'
+    elif pattern == " +" and replacement == " ":
         needed = "  "  # one space alone stays as it is
     elif pattern == r"\r" and "\\" not in replacement:
         return "\r", lambda text: text.replace("\r", replacement)
@@ -56,15 +61,13 @@ def substitution(pattern: str, replacement: str) -> tuple[str, Callable[[str], s
         return literal, lambda text: text.replace(literal, replacement)
     else:
         needed = needed_text(pattern)
-    substitute = re.compile(pattern).sub
     return needed, lambda text: substitute(replacement, text)
 
 
 class Normalizer:
-    """`MosesPunctNormalizer(language).normalize`; with `printable`, `--remove-control-chars`."""
+    """`MosesPunctNormalizer.normalize`; with `printable`, `--remove-control-chars`."""
 
-    def __init__(self, language: str, printable: bool) -> None:
-        library = MosesPunctNormalizer(language)
+    def __init__(self, library: Any, printable: bool) -> None:
         self.steps = [substitution(*step) for step in library.substitutions]
         self.remove = library.remove_control_chars if printable else None
 
@@ -82,40 +85,24 @@ class Normalizer:
 # ---------------------------------------------------------------- tokenizing
 
 
-class QuickMosesTokenizer(MosesTokenizer):
-    """Doesn't make a set of all letters for each word that ends with a period."""
-
-    def __init__(self, language: str) -> None:
-        super().__init__(language)
-        self.lower, self.alpha = frozenset(self.IsLower), frozenset(self.IsAlpha)
-        for name in ("NONBREAKING_PREFIXES", "NUMERIC_ONLY_PREFIXES"):  # lists are slow to search
-            setattr(self, name, frozenset(getattr(self, name)))
-
-    def islower(self, text: str) -> bool:
-        return self.lower.issuperset(text)
-
-    def isanyalpha(self, text: str) -> bool:
-        return not self.alpha.isdisjoint(text)
-
-
 # What becomes of a word: always the same; or with a lower-case letter, with a digit, with
 # something else (or nothing) behind it; or None: ask sacremoses for the whole line.
 Tokenized = str | tuple[str, str, str] | None
 
 
 class Tokenizer(dict[str, Tokenized]):
-    """`MosesTokenizer(language).tokenize(text, aggressive_dash_splits=True, return_str=True)`.
+    """`MosesTokenizer.tokenize(text, aggressive_dash_splits=True, return_str=True)`.
 
     The dictionary holds words and what becomes of them.
     """
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, library: Any) -> None:
         super().__init__()
-        self.library = QuickMosesTokenizer(language)
+        self.library = library
         self.plain = re.compile(f"[{self.library.IsAlnum}]+")
         self.no_marks = frozenset(".,'`")
         # These languages' rules for apostrophes look at what is on both sides.
-        self.apostrophes_join = language in ("en", "fr", "it")
+        self.apostrophes_join = library.lang in ("en", "fr", "it")
 
     def by_library(self, text: str) -> str:
         # As fairseq's `--tokenizer moses` does it.

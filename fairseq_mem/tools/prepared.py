@@ -12,6 +12,7 @@ class Prepared(NamedTuple):
     tokenizer: str | None  # "moses"
     normalize: bool  # Moses' punctuation normalisation comes before
     remove_nonprinting: bool  # and takes out control characters
+    nfc: bool  # and composes characters first
     codes: Path | None  # BPE merges
 
 
@@ -33,7 +34,7 @@ def prepared(
     settings: dict[str, str] = {}
     if (data / "settings.txt").is_file():
         try:
-            lines = (data / "settings.txt").read_text(encoding="utf-8").splitlines()
+            lines = (data / "settings.txt").read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError:
             raise UserError(
                 f"{data / 'settings.txt'} is damaged (no UTF-8); run preprocess.sh again"
@@ -48,5 +49,6 @@ def prepared(
         "moses" if moses else None,
         normalize,
         normalize and settings.get("nonprinting") == "remove",
+        normalize and settings.get("nfc") == "yes",
         next((path for path in places if path.is_file()), None),
     )

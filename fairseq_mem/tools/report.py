@@ -25,6 +25,7 @@ from ..errors import UserError
 from . import charts
 from .comparison import Difference, difference, paired_bootstrap
 from .files import is_number, read_json, write_text
+from .lines import read_lines
 from .tables import cell, markdown
 
 FORMAT = 1
@@ -403,14 +404,10 @@ class _Texts:
             raise ValueError(f"no {named or 'reference.txt'}")
         if not (run.folder / "hypotheses.txt").is_file():
             raise ValueError("no hypotheses.txt")
-        lines = _lines(run.folder / "hypotheses.txt"), _lines(reference)
+        lines = read_lines(run.folder / "hypotheses.txt"), read_lines(reference)
         if len(lines[0]) != len(lines[1]) or not lines[0]:
             raise ValueError(f"{len(lines[0])} hypotheses for {len(lines[1])} references")
         return lines
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _test(

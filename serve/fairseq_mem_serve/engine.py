@@ -77,6 +77,7 @@ def load_translator(
         tokenizer=description["tokenizer"],
         normalize=description.get("normalize", True),
         remove_nonprinting=description.get("remove_nonprinting", False),
+        nfc=description.get("nfc", False),
     )
     try:
         text.split("ab")

@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 BPE_MARK = "@@"  # at the end of a piece that the next one continues
 MARKS = frozenset(("<s>", "</s>"))  # fairseq's; never part of a text
 MOST_CACHED_WORDS = 200_000
+WORDS = re.compile(r"\w[^ ]*")  # what has a letter or a digit and stands between two spaces
 
 
 class TooLong(ValueError):
@@ -37,6 +40,8 @@ class TextPipeline:
         tokenizer: ``"moses"``, or None if the text comes tokenised and stays so.
         normalize: normalise punctuation, as `preprocess.sh` does without `--no-normalize`.
         remove_nonprinting: take out control characters too, as with `--remove-nonprinting`.
+        nfc: compose characters (Unicode's NFC) before normalising, as `preprocess.sh` does without
+            `--no-nfc`; not for models of data that were made before it did.
 
     Raises:
         FileNotFoundError: there are no ``codes``.
@@ -52,26 +57,34 @@ class TextPipeline:
         tokenizer: str | None = "moses",
         normalize: bool = True,
         remove_nonprinting: bool = False,
+        nfc: bool = False,
     ) -> None:
         if tokenizer not in ("moses", None):
             raise ValueError(f"tokenizer {tokenizer!r} is unknown; there is 'moses', and None")
         self.source_language, self.target_language = source_language, target_language
         self._normalizer = self._tokenizer = self._detokenizer = self._bpe = None
+        self._compose: Callable[[str], str] | None = None
         if tokenizer == "moses":
-            from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
+            from sacremoses import MosesDetokenizer
+
+            from .linear import LinearNormalizer, LinearTokenizer, compose
 
             if normalize:
-                self._normalizer = MosesPunctNormalizer(
+                self._normalizer = LinearNormalizer(
                     source_language, post_remove_control_chars=remove_nonprinting
                 )
-            self._tokenizer = MosesTokenizer(source_language)
+                self._compose = compose if nfc else None
+            self._tokenizer = LinearTokenizer(source_language)
             self._detokenizer = MosesDetokenizer(target_language)
         if codes is not None:
             from subword_nmt.apply_bpe import BPE
 
+            from .linear import segment_word
+
+            self._segment_word = segment_word
             said = io.StringIO()
             try:
-                with open(codes, encoding="utf-8") as lines, contextlib.redirect_stderr(said):
+                with open(codes, encoding="utf-8-sig") as lines, contextlib.redirect_stderr(said):
                     self._bpe = BPE(lines, separator=BPE_MARK)
             except (SystemExit, UnicodeDecodeError):
                 raise ValueError(f"{codes} holds no BPE merges of subword-nmt") from None
@@ -87,6 +100,10 @@ class TextPipeline:
         # preprocess.sh's tools see whole lines: at a line's end the German rules for quotes do
         # something else than at a text's.
         line = text + "\n"
+        # What stands between two spaces stays at least one token.
+        check_length(sum(1 for _ in WORDS.finditer(line)), limit)
+        if self._compose is not None:
+            line = self._compose(line)
         if self._normalizer is not None:
             line = self._normalizer.normalize(line)
         if self._tokenizer is not None:
@@ -95,9 +112,10 @@ class TextPipeline:
             )
         line = line.strip()
         if self._bpe is not None:
-            # The merges of one very long word take forever: first the least that can come out.
+            # Before the work is done: the least that can come out.
             check_length(sum(-(-len(w) // self._longest_piece) for w in line.split()), limit)
-            line = self._bpe.process_line(line)
+            words = (self._segment_word(self._bpe, word) for word in line.split(" ") if word)
+            line = " ".join(piece for pieces in words for piece in pieces)
             if len(self._bpe.cache) > MOST_CACHED_WORDS:
                 # Another thread may be reading this one.
                 self._bpe.cache = {}
