@@ -40,6 +40,7 @@ SCHEMA: dict[str, Any] = {
         "eos": {"const": "</s>"},
         "tokenizer": {"enum": ["moses", None]},
         "normalize": {"type": "boolean"},
+        "nfc": {"type": "boolean"},
         "remove_nonprinting": {"type": "boolean"},
         "bpe": {"enum": ["subword_nmt", None]},
         "max_source_tokens": _TOKENS,

@@ -36,8 +36,10 @@ def compose(text: str) -> str:
 DOTS_BEFORE_QUOTE = r'(\.+)"(\s*[^<])'
 
 
-class LinearNormalizer(MosesPunctNormalizer):  # type: ignore[misc]
+class LinearNormalizer(MosesPunctNormalizer):
     """Doesn't look from every dot of a long row of dots to its end."""
+
+    substitutions: list[tuple[Any, Any]]
 
     def __init__(self, language: str, **options: Any) -> None:
         super().__init__(language, **options)
@@ -54,7 +56,7 @@ def quote_before_dots(found: re.Match[str]) -> str:
     return found[0] if found[2] is None else f'"{found[1]}{found[2]}'
 
 
-class LinearTokenizer(MosesTokenizer):  # type: ignore[misc]
+class LinearTokenizer(MosesTokenizer):
     """Doesn't make a set of all letters for each word that ends with a period.
 
     Nor does it look from every DOT of a text to the last one: Moses writes ``DOTDOTMULTI`` for
