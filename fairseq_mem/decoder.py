@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
@@ -52,23 +53,32 @@ class MemTransformerDecoderLayer(TransformerDecoderLayerBase):
         attention.offers_weights = True
         return attention
 
+    def make_generation_fast_(self, need_attn: bool = False, **kwargs: Any) -> None:
+        """Hook of fairseq's, before inference; the decoder goes on asking for attention itself."""
+
 
 class OnDemand(list[Any]):
     """A list of one item, which is computed when somebody looks at it, and then kept.
 
     fairseq's decoders return attention with every forward pass, for whoever may look: a criterion
-    that guides alignments, a generator, somebody's own code. Hardly anybody does.
+    that guides alignments, a generator, somebody's own code. Hardly anybody does. Copies and
+    pickles are plain lists.
     """
 
     def __init__(self, compute: Callable[[], Any]) -> None:
         super().__init__([None])
         self._compute: Callable[[], Any] | None = compute
+        self._with_gradient = torch.is_grad_enabled()
 
     def __getitem__(self, index: Any) -> Any:
         if self._compute is not None:
-            super().__setitem__(0, self._compute())
+            with torch.set_grad_enabled(self._with_gradient):
+                super().__setitem__(0, self._compute())
             self._compute = None
         return super().__getitem__(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self[:],)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self[:])
@@ -94,12 +104,6 @@ class MemTransformerDecoder(TransformerDecoderBase):
         )
         use_fast_dropout(self)
 
-    need_attn = True
-
-    def make_generation_fast_(self, need_attn: bool = False, **kwargs: Any) -> None:
-        """Hook of fairseq's, before inference: weights nobody wants to see are not computed."""
-        self.need_attn = need_attn
-
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> Any:
         """Hook of fairseq's constructor."""
         return wrap_layer(MemTransformerDecoderLayer(cfg, no_encoder_attn), cfg)
@@ -120,8 +124,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
             encoder_out: the encoder's result, memory inside.
             incremental_state: the caches; only the last token is then looked at.
             full_context_alignment: text sees later text; memory still sees only memory.
-            alignment_layer: whose attention to the source is returned (default: the last's; in
-                incremental decoding none where ``fairseq-generate`` has no use for it).
+            alignment_layer: whose attention to the source is returned (default: the last's).
             alignment_heads: average only so many heads.
 
         Returns:
@@ -129,9 +132,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
             columns only; what went to memory is missing from its sums) and ``inner_states``
             (T x B x C each), all without memory.
         """
-        # in incremental decoding the generator looks at every step's attention, wanted or not
-        on_demand = incremental_state is None and not self._recomputes()
-        give_attention = incremental_state is None or alignment_layer is not None or self.need_attn
+        on_demand = not self._recomputes()
         if alignment_layer is None:
             alignment_layer = self.num_layers - 1
         source = source_padding = None
@@ -160,7 +161,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
         attn: list[Any] = [None]
         inner_states: list[Tensor | None] = [x[memory:]]
         for index, layer in enumerate(self.layers):
-            wanted = give_attention and index == alignment_layer
+            wanted = index == alignment_layer
             x, weights, _ = layer(
                 x,
                 source,

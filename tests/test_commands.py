@@ -401,3 +401,27 @@ def test_layers_of_one_side_are_left_out_at_inference(data, tmp_path, side):
     ]
     assert len(found[0]) == len(found[1]) == 12
     assert found[0] != found[1]
+
+
+def test_guided_alignment(data, tmp_path):
+    """``--load-alignments`` and the criterion for it; word i translates word i."""
+    for path in data.parent.glob("*.[de][en]"):
+        shutil.copy(path, tmp_path)
+        if path.suffix == ".de":
+            counts = [len(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
+            links = [" ".join(f"{word}-{word}" for word in range(count)) for count in counts]
+            (tmp_path / f"{path.stem}.align").write_text("\n".join(links) + "\n")
+    run(
+        "fairseq-preprocess", "-s", "de", "-t", "en", "--trainpref", tmp_path / "train",
+        "--validpref", tmp_path / "valid", "--srcdict", data / "dict.de.txt",
+        "--joined-dictionary", "--align-suffix", "align", "--destdir", tmp_path / "bin",
+    )  # fmt: skip
+    done = train(
+        tmp_path / "bin", tmp_path / "model", *MEMORY, "--max-epoch", "2", "--load-alignments",
+        criterion=[
+            "label_smoothed_cross_entropy_with_alignment", "--label-smoothing", "0.1",
+            "--alignment-lambda", "1",
+        ],
+    )  # fmt: skip
+    found = re.findall(r"\| alignment_loss ([\d.]+)", done.stdout + done.stderr)
+    assert len(found) >= 2 and all(0 < float(loss) < 20 for loss in found)

@@ -70,8 +70,7 @@ class FusedAttention(MultiheadAttention):
         lesioned_keys: leading keys that are memory.
         memory_queries: leading queries that are memory, in the first step if there are steps.
         offers_weights: in place of weights that were not asked for, a function is returned that
-            computes them, H x B x T x S (not in incremental decoding, where positions are masked
-            by what comes later).
+            computes them, H x B x T x S; of attention to the source, whose keys stay what they are.
     """
 
     lesion = "none"
@@ -177,7 +176,7 @@ class FusedAttention(MultiheadAttention):
             weights = weights if need_head_weights else weights.mean(dim=0)
         else:
             weights = None
-            if self.offers_weights and incremental_state is None:
+            if self.offers_weights:
                 weights = partial(self._weights_of_heads, q, k, mask, hidden, beam, length)
         x = x.unflatten(2, (beam, length)).permute(3, 0, 2, 1, 4)  # T x G x K x H x D
         return self.out_proj(x.reshape(length, batch, self.embed_dim)), weights

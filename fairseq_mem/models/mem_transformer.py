@@ -34,11 +34,6 @@ class Translation(NamedTuple):
 class MemTransformerHub(GeneratorHubInterface):
     """fairseq's hub interface, which also gives the final memory states."""
 
-    def __init__(self, cfg: Any, task: Any, models: Any) -> None:
-        super().__init__(cfg, task, models)
-        for model in models:  # ``generate`` gives the hypotheses' attention, as fairseq's does
-            model.decoder.make_generation_fast_(need_attn=True)
-
     def translate(
         self,
         sentences: Any,
