@@ -266,6 +266,7 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
         "tokenizer": "moses",
         "normalize": True,
         "remove_nonprinting": True,
+        "nfc": False,
         "bpe": "subword_nmt",
         "dictionaries": {
             "source": fingerprint(dictionary("de", joined=True)),
@@ -286,6 +287,16 @@ def test_the_folder_says_all_that_a_translator_needs(copy_of_small, tmp_path):
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["add_source_eos"] and config["decoder_start_token"] == "<decoder-mem-0>"
     assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
+
+
+def test_whether_characters_are_composed(copy_of_small, tmp_path):
+    """As the settings say; data that was made before says nothing, and without Moses never."""
+    data = copy_of_small
+    (data / "settings.txt").write_text("source de\nnormalize yes\nnfc yes\n")
+    for number, (tokenizer, nfc) in enumerate(((None, True), ("none", False))):
+        exporter.export(data / "model.pt", data, tmp_path / f"{number}", tokenizer=tokenizer)
+        about = json.loads((tmp_path / f"{number}/fairseq_mem.json").read_text(encoding="utf-8"))
+        assert about["nfc"] is nfc
 
 
 def test_data_of_unknown_making(small, tmp_path):

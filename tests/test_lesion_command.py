@@ -229,6 +229,22 @@ def test_a_raw_reference_counts(data, model, whole, tmp_path):  # noqa: F811
     found = rows(tmp_path / "out")["4", "none", ""]
     assert float(found["BLEU"]) == pytest.approx(100)
     assert float(found["loss"]) == pytest.approx(float(rows(whole)["4", "none", ""]["loss"]))
+    # A file of Windows, and other things that Python takes for the end of a line.
+    lines = words.split("\n")[:-1]
+    odd = ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"]
+    lines[:6] = [line.replace(" ", space, 1) for line, space in zip(lines, odd)]
+    assert lines != words.split("\n")[:-1]
+    reference.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    run(
+        model / "checkpoint30.pt", data, "--out", tmp_path / "odd", "--reference", reference,
+        "--slots", 4,
+    )  # fmt: skip
+    assert float(rows(tmp_path / "odd")["4", "none", ""]["BLEU"]) == pytest.approx(100)
+    reference.write_bytes(words.encode().replace(b"\n", b"\n\xe4", 1))
+    message = refusal(
+        model / "checkpoint30.pt", data, "--out", tmp_path / "latin", "--reference", reference
+    )
+    assert "line 2 of reference: not valid UTF-8 (byte 0xe4)" in message and "iconv" in message
     reference.write_text(words + "one more\n")
     message = refusal(
         model / "checkpoint30.pt", data, "--out", tmp_path / "new", "--reference", reference

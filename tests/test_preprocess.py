@@ -160,6 +160,20 @@ def test_equals_the_libraries_own_commands(tmp_path):
         assert Path(f"{file}.bpe").read_bytes() == expected
 
 
+def test_a_byte_order_mark_is_no_word(tmp_path):
+    """At the start of each file; inside a text it is a character like others."""
+    texts = {"de": "eins\n\ufeffzwei drei\n", "en": "one\ntwo\n"}
+    for language, text in texts.items():
+        (tmp_path / f"raw.{language}").write_text("\ufeff" + text, encoding="utf-8")
+    done = run_corpus(
+        "tokenize", "--source-lang", "de", "--target-lang", "en",
+        tmp_path / "raw.de", tmp_path / "raw.en", tmp_path / "tok",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tok.de").read_text(encoding="utf-8") == "eins\n\ufeff zwei drei\n"
+    assert (tmp_path / "tok.en").read_text(encoding="utf-8") == "one\ntwo\n"
+
+
 def test_only_a_few_chunks_are_in_memory():
     taken = []
 
@@ -222,6 +236,7 @@ def test_nothing_left_after_cleaning(tmp_path):
 @pytest.mark.cli
 def test_data_is_complete_and_made_once(raw, tmp_path):
     out = tmp_path / "data with a space"
+    replace_line(raw / "valid.de", 2, "fu\u0308r wen?")
     done = preprocess(raw, out)
     assert done.returncode == 0, done.stderr
     assert "train: 300 pairs read, 300 kept" in done.stdout
@@ -233,6 +248,20 @@ def test_data_is_complete_and_made_once(raw, tmp_path):
     assert (out / "text/test.bpe.en").read_text().count("\n") == 20
     assert (out / "dict.de.txt").read_bytes() == (out / "dict.en.txt").read_bytes()
     assert not (out / "partial").exists()
+
+    settings = (out / "settings.txt").read_text()
+    assert "\nnfc yes\n" in settings
+    assert (
+        "für" in (out / "text/valid.de").read_text() and "u\u0308" in (raw / "valid.de").read_text()
+    )
+    refused(preprocess(raw, out, "--no-nfc"), "other options or text", "--redo")
+    # Data of before characters were composed stays as it is.
+    (out / "settings.txt").write_text(settings.replace("nfc yes\n", ""))
+    older = preprocess(raw, out)
+    assert older.returncode == 0 and "made before characters were composed" in older.stdout
+    assert "nothing to do" in preprocess(raw, out, "--no-nfc").stdout
+    assert "nfc" not in (out / "settings.txt").read_text()
+    (out / "settings.txt").write_text(settings)
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = preprocess(raw, out)

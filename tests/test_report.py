@@ -383,6 +383,21 @@ def test_a_reference_for_all_runs(runs, tmp_path):
     assert rows(tmp_path / "out")["mem-10", "BLEU", "trial"]["significance_tests"] == "3"
 
 
+def test_lines_of_texts_end_at_newlines_alone(runs, tmp_path):
+    """Other ends of lines are characters of a sentence; a byte order mark is none."""
+    report(runs, "--out", tmp_path / "out")
+    found = rows(tmp_path / "out")["mem-10", "BLEU", "trial"]["significance_tests"]
+    for model in ("baseline", "mem-10"):
+        for file in ("hypotheses.txt", "reference.txt"):
+            path = runs / model / "1" / file
+            lines = path.read_bytes().split(b"\n")[:-1]
+            lines[0] = b"\xef\xbb\xbf" + lines[0]
+            lines[1] += " \x0b \x85 \u2028".encode() + b" \r \r"
+            path.write_bytes(b"\n".join(lines))
+    report(runs, "--out", tmp_path / "new")
+    assert rows(tmp_path / "new")["mem-10", "BLEU", "trial"]["significance_tests"] == found
+
+
 def test_language_models_have_no_translations(tmp_path):
     for model, better in (("baseline", 1.0), ("mem-10", 0.9)):
         for seed in (1, 2):

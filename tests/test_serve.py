@@ -58,11 +58,13 @@ def by_fairseq(translator_files):
         (None, {}),
         ("--no-normalize", {"normalize": False}),
         ("--remove-nonprinting", {"remove_nonprinting": True}),
+        ("--nfc", {"nfc": True}),
     ],
 )
 def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, option, how):
     lines = [*GERMAN, "Sie sagte: „Er kam.“", "\ttabs  and\u00a0spaces \u2028 inside ", "x\r"]
     lines += ["so\u00adfort\tnull\u200b  breit \x07", "\u200e „Er\ue000“\u200f \x1f", "\u200b"]
+    lines += ["fu\u0308r A\u030a\u2026 \u1100\u1161", "n" + "\u0308" * 40 + "u\u0308"]
     (tmp_path / "raw.de").write_bytes("".join(f"{line}\n" for line in lines).encode())
     (tmp_path / "raw.en").write_text("x\n" * len(lines))
     for words in (
@@ -78,6 +80,16 @@ def test_text_is_treated_as_preprocess_treats_training_text(tmp_path, option, ho
     pipeline = TextPipeline("de", "en", codes=tmp_path / "code", **how)
     assert [pipeline.split(line) for line in lines] == expected
     assert any(token.endswith(BPE_MARK) for tokens in expected for token in tokens)
+    assert ("nfc" in how) == (pipeline.split("fu\u0308r") == pipeline.split("für"))
+    # Merges that were edited where files begin with a byte order mark are the same merges.
+    (tmp_path / "code").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "code").read_bytes())
+    pipeline = TextPipeline("de", "en", codes=tmp_path / "code", **how)
+    assert [pipeline.split(line) for line in lines] == expected
+    done = run_corpus(
+        "apply-bpe", "--codes", tmp_path / "code", tmp_path / "tok.de", tmp_path / "again"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "bpe").read_bytes()
 
 
 def test_join_undoes_bpe_and_tokenisation(translator_files):
@@ -514,6 +526,13 @@ def test_control_characters_are_removed_where_the_folder_says_so(folder):
     assert load_translator(folder).split(soft) != plain  # an older export says nothing
     describe(folder, remove_nonprinting=True)
     assert load_translator(folder).split(soft) == plain
+
+
+def test_characters_are_composed_where_the_folder_says_so(folder):
+    plain = load_translator(folder).split("fünf")
+    assert load_translator(folder).split("fu\u0308nf") != plain  # an older export says nothing
+    describe(folder, nfc=True)
+    assert load_translator(folder).split("fu\u0308nf") == plain
 
 
 @pytest.mark.parametrize(

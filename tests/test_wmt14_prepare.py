@@ -563,7 +563,7 @@ def test_subset_of_more_than_there_is(world):
 
 def test_lines_that_tools_would_misread(world):
     pairs = [
-        (b"gut\r\n", b"good\r\n"),
+        (b"\xef\xbb\xbfgut\r\n", b"\xef\xbb\xbfgood\r\n"),
         ("Gr\u00f6\u00dfe\n".encode("latin-1"), b"size\n"),
         (b"ein\rWort\tmehr\x0b.\n", "one\u2028line \u00851 \u2029.\n".encode()),
         ("gr\u00f6\u00dfer\n".encode(), b"\xff\n"),

@@ -29,7 +29,8 @@ The folder, format 1:
   - ``eos``: the end mark
   - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
     Moses' punctuation normalisation comes before; ``remove_nonprinting``: whether that takes out
-    control characters (absent: no); ``bpe``: "subword_nmt" or null
+    control characters (absent: no); ``nfc``: whether characters are composed before (Unicode's
+    NFC; absent: no); ``bpe``: "subword_nmt" or null
   - ``dictionaries``: the number of words and a checksum of them, of ``source`` and ``target``
     (absent in exports of older versions)
   - ``max_source_tokens``: of a text, with its end mark, without memory

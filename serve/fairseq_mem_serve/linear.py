@@ -39,7 +39,7 @@ DOTS_BEFORE_QUOTE = r'(\.+)"(\s*[^<])'
 class LinearNormalizer(MosesPunctNormalizer):
     """Doesn't look from every dot of a long row of dots to its end."""
 
-    substitutions: list[tuple[Any, Any]]
+    substitutions: list[tuple[str, Any]]  # a pattern, and a text or a function for what it finds
 
     def __init__(self, language: str, **options: Any) -> None:
         super().__init__(language, **options)
