@@ -5,9 +5,9 @@ neither fairseq nor torch in memory: nothing of this package is imported here.
 
 Text is streamed in small chunks to all cores and written in the order of the input. The output
 equals, byte for byte, that of the libraries' own commands, `sacremoses normalize tokenize -a`
-and `subword-nmt learn-joint-bpe-and-vocab` and `apply-bpe`, of text that is composed (`--nfc`). What is
-common in language is done once: moses.py and bpe.py say how. What is serving's too, and works on
-any text in linear time, is in serve/fairseq_mem_serve/linear.py.
+and `subword-nmt learn-joint-bpe-and-vocab` and `apply-bpe`, of text that is composed (`--nfc`).
+What is common in language is done once: moses.py and bpe.py say how. What is serving's too, and
+works on any text in linear time, is in serve/fairseq_mem_serve/linear.py.
 """
 
 from __future__ import annotations
