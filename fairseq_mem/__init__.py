@@ -12,7 +12,7 @@ compat.check_versions()
 compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
 compat.mend_datasets()
-compat.mend_ngram_block()
+compat.mend_ngram_blocking()
 
 # Only now, for they import fairseq and torch: what a checkpoint may not do.
 from . import checkpoints, literals

@@ -10,12 +10,9 @@ import logging
 from collections import defaultdict
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FAIRSEQ = "fairseq-fixed"
 FAIRSEQ_VERSION = "0.12.3.1"
@@ -96,32 +93,6 @@ class With:
         return getattr(self._module, name)
 
 
-def mend_ngram_block() -> None:
-    """Let ``--no-repeat-ngram-size`` work on a CPU.
-
-    fairseq compares the last places of a buffer as long as the longest translation may be, which
-    hold padding (https://github.com/facebookresearch/fairseq/issues/5206), and so forbids nothing.
-    """
-    import torch
-    from fairseq.ngram_repeat_block import NGramRepeatBlock
-
-    def no_repeat_ngram(
-        self: Any, tokens: "Tensor", lprobs: "Tensor", bsz: int, beam_size: int, step: int
-    ) -> "Tensor":
-        """Forbid words (in ``lprobs``, B x V) that would repeat n words of ``tokens`` (B x T)."""
-        size = self.no_repeat_ngram_size
-        written = tokens[:, 1 : step + 1]  # behind the mark that every hypothesis begins with
-        if written.size(1) < size:
-            return lprobs
-        ngrams = written.unfold(1, size, 1)  # B x (T-n+1) x n
-        ends = written[:, written.size(1) - size + 1 :]  # B x (n-1): the words just written
-        rows, places = (ngrams[:, :, :-1] == ends.unsqueeze(1)).all(dim=2).nonzero(as_tuple=True)
-        lprobs[rows, ngrams[rows, places, -1]] = -torch.inf
-        return lprobs
-
-    NGramRepeatBlock._no_repeat_ngram = no_repeat_ngram
-
-
 def mend_datasets() -> None:
     """Let fairseq's datasets work with numpy 2, which has no ``np.compat.long``.
 
@@ -133,3 +104,40 @@ def mend_datasets() -> None:
     if not hasattr(numpy, "compat"):
         for module in (language_pair_dataset, token_block_dataset):
             module.np = With(numpy, compat=SimpleNamespace(long=int))
+
+
+def mend_ngram_blocking() -> None:
+    """Make ``--no-repeat-ngram-size`` work without fairseq's CUDA extension.
+
+    fairseq looks for the end of its buffer, which is padding up to the last step, instead of the
+    newest words (https://github.com/facebookresearch/fairseq/issues/5206).
+    """
+    from fairseq.ngram_repeat_block import NGramRepeatBlock
+    from torch import Tensor
+
+    def ban_repeats(
+        self: NGramRepeatBlock, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int
+    ) -> Tensor:
+        """Give -inf, in place, to the words that would end an n-gram that is there already.
+
+        What a prefix forces stays: nothing is banned where nothing else would be left.
+
+        Args:
+            tokens: B x S: a start symbol, words up to position ``step``, padding.
+            lprobs: B x V.
+        """
+        size = self.no_repeat_ngram_size
+        words = tokens[:, 1 : step + 1]
+        if words.size(1) < size:
+            return lprobs
+        ngrams = words.unfold(1, size, 1)  # B x N x size
+        newest = words[:, words.size(1) - size + 1 :].unsqueeze(1)  # B x 1 x (size-1)
+        found = (ngrams[:, :, :-1] == newest).all(dim=2).nonzero()
+        rows, banned = found[:, 0], ngrams[found[:, 0], found[:, 1], size - 1]
+        before = lprobs[rows, banned]
+        lprobs[rows, banned] = -float("inf")
+        stuck = lprobs.amax(dim=1)[rows] == -float("inf")
+        lprobs[rows[stuck], banned[stuck]] = before[stuck]
+        return lprobs
+
+    NGramRepeatBlock._no_repeat_ngram = ban_repeats

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.sequence_generator import SequenceGenerator
 from toy import build, dictionary, sentences
 
@@ -70,25 +71,62 @@ def test_other_searches(search):
     assert [[t for t, _ in beams] for beams in plain] == [[t for t, _ in beams] for beams in cached]
 
 
-def repeats(tokens, size):
-    """Whether a hypothesis has one run of ``size`` words twice."""
-    runs = [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
-    return len(set(runs)) < len(runs)
+def repeats(words, size):
+    """How many n-grams of a list come a second time."""
+    ngrams = [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
+    return len(ngrams) - len(set(ngrams))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("step", [0, 1, 4, 19])
+def test_repeated_ngrams_are_banned_as_a_loop_bans_them(size, step):
+    """The buffer is longer than what is written, and holds padding."""
+    beam = 3
+    tokens = torch.full((2 * beam, 24), dictionary().pad())
+    tokens[:, 0] = dictionary().eos()
+    tokens[:, 1 : step + 1] = torch.randint(4, 7, (2 * beam, step))
+    scores = torch.rand(2 * beam, 12)
+    expected = scores.clone()
+    for row in range(2 * beam):
+        written = tokens[row, 1 : step + 1].tolist()
+        for word in range(12):
+            if repeats([*written, word], size) > repeats(written, size):
+                expected[row, word] = float("-inf")
+    banned = NGramRepeatBlock(size)(tokens, scores, 2, beam, step)
+    assert torch.equal(banned, expected) and torch.equal(scores, expected)
+    assert step < 19 or expected.isinf().any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("options", [VARIANTS["both"], dict(arch="transformer")])
-def test_no_ngram_is_repeated(size, options):
-    """fairseq's own search on a CPU forbids nothing, with its own model neither."""
-    free = translate(options, cached=True)
-    assert any(repeats(tokens, size) for beams in free for tokens, _ in beams)
-    found = translate(options, cached=True, no_repeat_ngram_size=size)
-    assert not any(repeats(tokens, size) for beams in found for tokens, _ in beams)
-    if "arch" not in options:
-        plain = translate(options, cached=False, no_repeat_ngram_size=size)
-        assert [[t for t, _ in beams] for beams in plain] == [
-            [t for t, _ in beams] for beams in found
-        ]
+@pytest.mark.parametrize("arch", ["transformer", "mem_transformer"])
+def test_no_repeat_ngram_size(arch, size):
+    """``--no-repeat-ngram-size``, which fairseq alone forgets without a CUDA extension."""
+    model = build(arch, seed=3, **VARIANTS["both"])
+
+    def search(size):
+        generator = SequenceGenerator(
+            [model], dictionary(), beam_size=4, min_len=15, max_len_b=20, no_repeat_ngram_size=size
+        )
+        sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(1).sum(1)}}
+        found = generator.generate([model], sample)
+        return [hypothesis["tokens"][:-1].tolist() for beams in found for hypothesis in beams]
+
+    assert sum(repeats(words, size) for words in search(0)) > 0
+    assert sum(repeats(words, size) for words in search(size)) == 0
+
+
+def test_a_forced_prefix_may_repeat_itself():
+    model = build(**VARIANTS["both"])
+    generator = SequenceGenerator(
+        [model], dictionary(), beam_size=3, min_len=8, max_len_b=12, no_repeat_ngram_size=2
+    )
+    sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(1).sum(1)}}
+    prefix = torch.tensor([[7, 8, 7, 8, 7]]).repeat(len(SOURCE), 1)
+    for hypotheses in generator.generate([model], sample, prefix_tokens=prefix):
+        for hypothesis in hypotheses:
+            words = hypothesis["tokens"][:-1].tolist()
+            assert words[:5] == [7, 8, 7, 8, 7] and hypothesis["score"].isfinite()
+            assert repeats(words, 2) == repeats(words[:5], 2)
 
 
 def test_one_copy_of_the_source_a_sentence():

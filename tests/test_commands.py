@@ -170,7 +170,7 @@ def test_alignments_point_at_source_words(data, model):
             "12",
         ],
         ["--model-overrides", "{'memory_bf16': True}", "--beam", "4"],
-        ["--no-repeat-ngram-size", "2", "--lenpen", "0.6", "--min-len", "3"],
+        ["--no-repeat-ngram-size", "1", "--lenpen", "0.6", "--min-len", "12"],
     ],
     ids=lambda options: options[0],
 )
@@ -178,6 +178,10 @@ def test_options_of_fairseq_generate(data, model, options):
     done = generate(data, model / "checkpoint_last.pt", *options)
     found = hypotheses(done.stdout)
     assert len(found) == 12 * (2 if "--nbest" in options else 1)
+    if "--no-repeat-ngram-size" in options:
+        for line in found:
+            words = line.split("\t")[2].split()
+            assert len(set(words)) == len(words) >= 12
     if "--prefix-size" in options:
         targets = [line for line in done.stdout.splitlines() if line.startswith("T-")]
         targets.sort(key=lambda line: int(line.split("\t")[0][2:]))

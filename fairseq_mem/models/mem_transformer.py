@@ -40,25 +40,52 @@ class MemTransformerHub(GeneratorHubInterface):
         beam: int = 5,
         verbose: bool = False,
         return_memory: bool = False,
+        skip_invalid_size_inputs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Translate one raw sentence, or a list of them.
+        """Translate one raw sentence, or several of them.
+
+        Args:
+            sentences: a string, or whatever gives strings.
+            beam: hypotheses a sentence in the search.
+            verbose: log what fairseq logs of every hypothesis.
+            return_memory: give what memory held, too.
+            skip_invalid_size_inputs: leave out the sentences that are too long for the model.
+            kwargs: other options of ``fairseq-generate``, ``lenpen=0.6`` for one.
 
         Returns:
             The text, or the list of texts; with ``return_memory`` a :class:`Translation` for each.
-            With fairseq's ``skip_invalid_size_inputs=True`` the list lacks what is too long.
+
+        Raises:
+            ValueError: a single string is too long and was to be left out.
         """
         if isinstance(sentences, str):
-            return self.translate([sentences], beam, verbose, return_memory, **kwargs)[0]
+            found = self.translate(
+                [sentences], beam, verbose, return_memory, skip_invalid_size_inputs, **kwargs
+            )
+            if not found:
+                raise ValueError(
+                    f"the sentence has {len(self.encode(sentences))} tokens and the model takes "
+                    f"{self.max_positions[0]}; give it in a list to have it left out"
+                )
+            return found[0]
+        sentences = list(sentences)
+        if skip_invalid_size_inputs:  # here, so that what is left goes on in pairs
+            sentences = self._short_enough(sentences)
         texts = super().translate(sentences, beam, verbose, **kwargs)
         if not return_memory:
             return texts
-        # sentences that are too long are left out, with skip_invalid_size_inputs=True
-        skip = kwargs.get("skip_invalid_size_inputs", False)
-        batches = self._build_batches([self.encode(sentence) for sentence in sentences], skip)
-        kept = sorted(number for batch in batches for number in batch["id"].tolist())
-        memories = [self.memory_states(sentences[number]) for number in kept]
+        memories = [self.memory_states(sentence) for sentence in sentences]
         return [Translation(*pair) for pair in zip(texts, memories, strict=True)]
+
+    def _short_enough(self, sentences: list[str]) -> list[str]:
+        """What fairseq would translate with ``skip_invalid_size_inputs``."""
+        tokens = [self.encode(sentence) for sentence in sentences]
+        data = self.task.build_dataset_for_inference(tokens, list(map(len, tokens)))
+        indices = self.task.filter_indices_by_size(
+            data.ordered_indices(), data, self.max_positions, ignore_invalid_inputs=True
+        )
+        return [sentences[index] for index in sorted(indices)]
 
     @torch.no_grad()
     def memory_states(self, sentence: str, model: int = 0) -> Tensor:
