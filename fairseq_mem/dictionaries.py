@@ -47,7 +47,9 @@ def check_dictionaries(options: Any, task: Any) -> None:
         UserError: names the data, what it has and what the model was trained with.
     """
     known, found = noted(options), fingerprints(task)
-    wrong = [side for side in SIDES if known.get(side, found.get(side)) != found.get(side)]
+    wrong = [
+        side for side in SIDES if side in known and found.get(side, known[side]) != known[side]
+    ]
     if not wrong:
         return
     side = wrong[0]
