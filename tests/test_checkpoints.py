@@ -376,11 +376,11 @@ def test_an_archive_writes_nothing_outside_its_folder(place):
 @pytest.mark.parametrize(
     ("task", "arch", "said"),
     [
-        ("audio_pretraining", "mem_transformer", "its task is audio_pretraining"),
-        ("no such\x1b", "mem_transformer", "its task is 'no such\\\\x1b'"),
-        ("translation", "wav2vec2", "its architecture is wav2vec2"),
-        ("translation", "transformer_lm", "its architecture is transformer_lm"),
-        ("translation", None, "its architecture is ''"),
+        ("audio_pretraining", "mem_transformer", "is a model of the task audio_pretraining"),
+        ("no such\x1b", "mem_transformer", "is a model of the task 'no such\\\\x1b'"),
+        ("translation", "wav2vec2", "is a model of the architecture wav2vec2"),
+        ("translation", "transformer_lm", "is a model of the architecture transformer_lm"),
+        ("translation", None, "is a model of the architecture ''"),
     ],
 )
 @pytest.mark.parametrize("door", ["translate", "lesion"])
