@@ -54,7 +54,7 @@ train=(
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 3e-3
     --lr-scheduler polynomial_decay --warmup-updates 200
     --total-num-update "$updates" --max-update "$updates"
-    --max-tokens 2000 --required-batch-size-multiple 1 --seed 1 --cpu
+    --max-tokens 2000 --required-batch-size-multiple 1 --seed 1 --cpu --num-workers 0
     # checkpoints; batches anew for each epoch, so that a resumed training is the uninterrupted one
     --update-epoch-batch-itr True
     --save-dir "$run" --no-epoch-checkpoints --validate-interval 10 --save-interval 10
