@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -387,8 +386,6 @@ def test_what_is_stopped_leaves_nothing_behind(made, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "fairseq_mem", *map(str, words)], cwd=ROOT,
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-        # in the background, or under nohup, these tests may ignore the signal themselves
-        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
     )  # fmt: skip
     while not list(out.parent.iterdir()):  # it waits for input
         assert process.poll() is None
