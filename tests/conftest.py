@@ -1,5 +1,6 @@
 """Test tiers by flag, and fixtures that leave no trace."""
 
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -9,6 +10,16 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the slow tier (minutes)")
+
+
+def pytest_configure() -> None:
+    """In the background, or under nohup, a process ignores signals, and so do those it starts."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
