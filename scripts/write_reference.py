@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fairseq_mem.options import OPTIONS, PLACES, TRANSLATION
 from fairseq_mem.tools import cli
-from fairseq_mem.tools.tables import markdown
+from fairseq_mem.runs.tables import markdown
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 BEGIN = "<!-- written by scripts/write_reference.py: {} -->\n"

@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -26,7 +25,6 @@ def load(path: Path):
 
 
 bible, report = load(QUICKSTART / "bible.py"), load(QUICKSTART / "report.py")
-checkpoint = load(ROOT / "scripts" / "newest_checkpoint.py")
 
 # ---------------------------------------------------------------- a small Bible
 
@@ -199,92 +197,6 @@ def test_written_whole_and_once(shelf, tmp_path, capsys):
 
 
 # ---------------------------------------------------------------- continuing, reporting
-
-
-def test_newest_checkpoint_that_is_whole(tmp_path, capsys):
-    for updates in (900, 1000, 1100):
-        with zipfile.ZipFile(tmp_path / f"checkpoint_2_{updates}.pt", "w") as archive:
-            archive.writestr("data", bytes(10_000))
-    truncated = (tmp_path / "checkpoint_2_1100.pt").read_bytes()[:5000]
-    (tmp_path / "checkpoint_2_1100.pt").write_bytes(truncated)
-    (tmp_path / "checkpoint_best.pt").write_bytes(b"")
-    checkpoint.main(tmp_path)
-    printed = capsys.readouterr()
-    assert printed.out == f"{tmp_path}/checkpoint_2_1000.pt\n"
-    assert "1100.pt is damaged" in printed.err
-
-
-def test_checkpoints_of_a_training_that_ended_with_an_epoch(tmp_path, capsys):
-    for name in ("checkpoint1", "checkpoint_2_900", "checkpoint_2_1000", "checkpoint2"):
-        torch.save({"optimizer_history": [{"num_updates": 1016}]}, tmp_path / f"{name}.pt")
-    checkpoint.main(tmp_path, 1016, 3)
-    names = [Path(line).stem for line in capsys.readouterr().out.splitlines()]
-    assert names == ["checkpoint2", "checkpoint_2_1000", "checkpoint_2_900"]
-    checkpoint.main(tmp_path, 1000, 3)  # not what was asked for
-    assert capsys.readouterr().out == ""
-
-
-def test_damage_in_the_middle_is_seen(tmp_path, capsys):
-    path = tmp_path / "checkpoint_1_10.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", bytes(10_000))
-    damaged = bytearray(path.read_bytes())
-    damaged[5000] = 1
-    path.write_bytes(damaged)
-    checkpoint.main(tmp_path)
-    assert capsys.readouterr().out == ""
-
-
-def stored(path: Path) -> bytearray:
-    """An archive without compression, as torch writes it."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", bytes(10_000))
-    return bytearray(path.read_bytes())
-
-
-def test_damage_that_zipfile_has_other_words_for(tmp_path, capsys):
-    """Each bit of the archive's directory, flipped: the one before is taken, nothing is raised."""
-    old, new = (tmp_path / f"checkpoint_1_{updates}.pt" for updates in (10, 20))
-    whole = stored(old)
-    directory = whole.rindex(b"PK\1\2")
-    raised = set()
-    for place in range(directory, len(whole)):
-        for bit in range(8):
-            damaged = bytearray(whole)
-            damaged[place] ^= 1 << bit
-            new.write_bytes(damaged)
-            try:
-                with zipfile.ZipFile(new) as archive:
-                    assert archive.testzip() is None
-            except Exception as error:
-                raised.add(type(error))
-                assert checkpoint.newest(tmp_path) == [old]
-            else:  # of a date, for instance
-                assert checkpoint.newest(tmp_path) == [new, old]
-    assert {NotImplementedError, RuntimeError, zipfile.BadZipFile} <= raised
-    capsys.readouterr()
-    os.remove(new)
-    os.mkfifo(new)  # would be waited for
-    assert checkpoint.newest(tmp_path) == [old]
-    assert f"{new} is damaged and not used" in capsys.readouterr().err
-
-
-def test_a_name_in_the_archive_that_is_no_text(tmp_path):
-    """Its flag says UTF-8."""
-    path = tmp_path / "checkpoint_1_10.pt"
-    content = stored(path)
-    for place, flags, name in ((0, 6, 30), (content.rindex(b"PK\1\2"), 8, 46)):
-        content[place + flags + 1] |= 0x08
-        content[place + name] = 0xFF
-    path.write_bytes(content)
-    with pytest.raises(UnicodeDecodeError):
-        zipfile.ZipFile(path)
-    assert checkpoint.newest(tmp_path) == []
-
-
-def test_no_checkpoint(tmp_path, capsys):
-    checkpoint.main(tmp_path / "missing")
-    assert capsys.readouterr().out == ""
 
 
 def test_table_counts_the_stages_that_ran(tmp_path):

@@ -14,8 +14,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from scipy import stats
 
 import fairseq_mem
+from fairseq_mem.runs.statistics import bootstrap_translations, difference
 from fairseq_mem.tools import cli
-from fairseq_mem.tools.comparison import difference, paired_bootstrap
 
 WORDS = "der und in zu den das nicht von sie ist des sich mit dem dass er es ein ich auf".split()
 REFERENCE = [
@@ -213,24 +213,24 @@ def test_significance_has_a_direction(runs, tmp_path):
 
 def test_the_bootstraps_seed_is_ours(monkeypatch):
     systems = [("a", translation(1, 0.3)), ("b", translation(2, 0.28))]
-    found = paired_bootstrap(systems, REFERENCE, "BLEU", SIGNATURES["BLEU"], 50)
+    found = bootstrap_translations(systems, REFERENCE, "BLEU", SIGNATURES["BLEU"], 50)
     monkeypatch.setenv("SACREBLEU_SEED", "7")
-    assert paired_bootstrap(systems, REFERENCE, "BLEU", SIGNATURES["BLEU"], 50) == found
+    assert bootstrap_translations(systems, REFERENCE, "BLEU", SIGNATURES["BLEU"], 50) == found
     assert "seed:12345" in found[0]
 
 
 def test_the_signatures_options_are_used():
     systems = [("a", [line.upper() for line in REFERENCE]), ("b", REFERENCE)]
     for metric in SIGNATURES:
-        cased = paired_bootstrap(systems, REFERENCE, metric, SIGNATURES[metric], 10)[1]
+        cased = bootstrap_translations(systems, REFERENCE, metric, SIGNATURES[metric], 10)[1]
         bare = SIGNATURES[metric].replace("case:mixed", "case:lc")
-        _, uncased = paired_bootstrap(systems, REFERENCE, metric, bare, 10)
+        _, uncased = bootstrap_translations(systems, REFERENCE, metric, bare, 10)
         assert cased[0][0] < 50 and uncased[0][0] == pytest.approx(100)
     for bad in ("", "nrefs:2|case:mixed|eff:no|tok:13a|smooth:exp", "nrefs:1|case:lc|eff:no|tok:x"):
         with pytest.raises(ValueError):
-            paired_bootstrap(systems, REFERENCE, "BLEU", bad, 10)
+            bootstrap_translations(systems, REFERENCE, "BLEU", bad, 10)
     floor = "nrefs:1|case:mixed|eff:no|tok:none|smooth:floor[0.50]|version:2.6.0"
-    assert "smooth:floor[0.50]" in paired_bootstrap(systems, REFERENCE, "BLEU", floor, 10)[0]
+    assert "smooth:floor[0.50]" in bootstrap_translations(systems, REFERENCE, "BLEU", floor, 10)[0]
 
 
 def test_the_same_runs_give_the_same_bytes(runs, tmp_path, monkeypatch):

@@ -18,10 +18,9 @@ minutes on two CPU cores. Stop it at any point and run it again: it continues.
 HELP
 }
 
-fail() {
-    echo "quickstart: $*" >&2
-    exit 1
-}
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
+recipe=quickstart # how it calls itself in messages
 
 case ${1:-} in
 '') ;;
@@ -34,21 +33,18 @@ root=$(cd "$here/../.." && pwd)
 
 # ------------------------------------------------------------ settings
 
-# shellcheck source=/dev/null
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
-
 work=examples/quickstart/work
 cache=examples/quickstart/cache
-[ -z "${WORK:-}" ] || work=$(from_here "$WORK")
-[ -z "${CACHE:-}" ] || cache=$(from_here "$CACHE")
+[ -z "${WORK:-}" ] || work=$(absolute_path "$WORK")
+[ -z "${CACHE:-}" ] || cache=$(absolute_path "$CACHE")
 updates=${UPDATES:-2000}
-[[ $updates =~ ^[1-9][0-9]*$ ]] || fail "UPDATES=$updates: give a whole number above 0"
+positive_number UPDATES= "$updates"
 save_every=400 # about a minute: what an interruption can cost
 [ "$updates" -ge $save_every ] || save_every=$updates
 [ $((updates % save_every)) -eq 0 ] || fail "UPDATES=$updates: give a multiple of $save_every"
 
-if [ -n "${VENV:-}" ] && [ -x "$(from_here "$VENV")/bin/python" ]; then
-    PYTHON=$(from_here "$VENV")/bin/python
+if [ -n "${VENV:-}" ] && [ -x "$(absolute_path "$VENV")/bin/python" ]; then
+    PYTHON=$(absolute_path "$VENV")/bin/python
 elif [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     [ ! -x "$root/.venv/bin/python" ] || PYTHON="$root/.venv/bin/python"
@@ -65,17 +61,9 @@ raw="$work/raw"          # the verses
 data="$work/data-bin"    # binarised
 run="$work/run-$updates" # checkpoints, the model, its translations
 
-# glibc gives large blocks of memory back to the kernel after every use; keeping them makes
-# training about 4 % faster. OpenMP's threads don't burn a core while they wait.
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000 OMP_WAIT_POLICY=PASSIVE
+tune_cpu
 
 # ------------------------------------------------------------ stages
-
-show() { # a command, so that it can be copied
-    printf '+'
-    printf ' %q' "$@"
-    printf '\n'
-}
 
 stage='' stage_start=0
 
@@ -116,15 +104,16 @@ prepare() {
     end
 }
 
-finished() { # the checkpoint of a training that reached its end
-    "$PYTHON" scripts/newest_checkpoint.py "$run" "$updates"
+checkpoint() { # the newest that is whole, with $1 only one of so many updates
+    [ -z "$(find "$run" -name 'checkpoint*.pt')" ] || # asking takes seconds
+        "$PYTHON" -m fairseq_mem.runs.checkpoints "$run" "$@"
 }
 
 train() {
     [ ! -e "$run/model.pt" ] || return 0
     begin train "Training: $updates updates" "$((updates / 6 / 60 + 1)) minutes"
     local newest command
-    newest=$("$PYTHON" scripts/newest_checkpoint.py "$run")
+    newest=$(checkpoint)
     command=(
         fairseq-train "$data" --user-dir fairseq_mem
         # the model
@@ -147,7 +136,7 @@ train() {
     # fairseq writes these under a temporary name and renames, so they are whole unless the
     # disk is at fault; its checkpoint_last.pt is a copy that a kill can truncate.
     [ -z "$newest" ] || command+=(--restore-file "$newest")
-    if [ -z "$(finished)" ]; then
+    if [ -z "$(checkpoint "$updates")" ]; then
         show "${command[@]}"
         echo "  (everything it says is in $run/train.log)"
         "${command[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
@@ -157,7 +146,7 @@ train() {
             fail "fairseq-train failed (above); run again to continue"
         }
     fi
-    newest=$(finished)
+    newest=$(checkpoint "$updates")
     [ -n "$newest" ] || fail "no checkpoint of update $updates in $run; run again"
     cp "$newest" "$run/model.pt.partial"
     mv "$run/model.pt.partial" "$run/model.pt"

@@ -25,12 +25,12 @@ HELP
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 
-# shellcheck source=/dev/null
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
 
 work=examples/recall/work venv=.venv
-[ -z "${WORK:-}" ] || work=$(from_here "$WORK")
-[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
+[ -z "${WORK:-}" ] || work=$(absolute_path "$WORK")
+[ -z "${VENV:-}" ] || venv=$(absolute_path "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 model=${1:-recurrent}
 case $model in

@@ -21,10 +21,8 @@ continues, and does nothing twice.
 HELP
 }
 
-fail() {
-    echo "prepare.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
 
 kind=wikitext103
 case ${1:-} in
@@ -34,13 +32,10 @@ case ${1:-} in
 *) fail "unknown argument $1; see --help" ;;
 esac
 
-# shellcheck source=/dev/null
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
-
 work=examples/wikitext103/work venv=.venv cache=''
-[ -z "${WORK:-}" ] || work=$(from_here "$WORK")
-[ -z "${CACHE:-}" ] || cache=$(from_here "$CACHE")
-[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
+[ -z "${WORK:-}" ] || work=$(absolute_path "$WORK")
+[ -z "${CACHE:-}" ] || cache=$(absolute_path "$CACHE")
+[ -z "${VENV:-}" ] || venv=$(absolute_path "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 [ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
 command -v fairseq-preprocess >/dev/null ||
@@ -48,7 +43,7 @@ command -v fairseq-preprocess >/dev/null ||
 cache=${cache:-$work/cache}
 mkdir -p "$cache" || fail "cannot make $cache; set WORK to a folder that can be written to"
 workers=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
-[[ $workers =~ ^[1-9][0-9]*$ ]] || fail "WORKERS=$workers: give a whole number above 0"
+positive_number WORKERS= "$workers"
 [ "$kind" = wikitext103 ] || work=$work/small
 data=$work/data-bin
 if [ -e "$data/settings.txt" ]; then

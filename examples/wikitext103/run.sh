@@ -34,20 +34,15 @@ same flags but those of their memory. Stop it at any point and run it again: it 
 HELP
 }
 
-fail() {
-    echo "run.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 [ $# -eq 2 ] || fail "give a model and a seed, for instance: run.sh mem-10 1 (see --help)"
 model=$1 seed=$2
-[[ $seed =~ ^[0-9]+$ ]] || fail "seed $seed: give a whole number"
+whole_number "seed " "$seed"
 
 # ------------------------------------------------------------ the settings
-
-# shellcheck source=/dev/null
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
 
 size=${SIZE:-wiki103}
 work=examples/wikitext103/work
@@ -57,19 +52,17 @@ trial) data=$work/small/data-bin ;;
 *) fail "SIZE=$size: give wiki103 or trial" ;;
 esac
 runs=examples/wikitext103/runs venv=.venv
-[ -z "${DATA:-}" ] || data=$(from_here "$DATA")
-[ -z "${RUNS:-}" ] || runs=$(from_here "$RUNS")
-[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
+[ -z "${DATA:-}" ] || data=$(absolute_path "$DATA")
+[ -z "${RUNS:-}" ] || runs=$(absolute_path "$RUNS")
+[ -z "${VENV:-}" ] || venv=$(absolute_path "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # Short, and the same on every machine, for what lies in the repository.
 data=${data#"$PWD"/} runs=${runs#"$PWD"/}
-[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
-command -v fairseq-train fairseq-mem >/dev/null ||
-    fail "fairseq-train or fairseq-mem is not there; run 'make install', or set VENV"
+use_environment "$venv" fairseq-train fairseq-mem
 [ -e "$data/settings.txt" ] ||
     fail "$data is no data of prepare.sh (no settings.txt in it); run prepare.sh, or set DATA"
-gpus=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
-[[ $gpus =~ ^[0-9]+$ ]] || fail "GPUS=$gpus: give a whole number"
+gpus=${GPUS:-$(count_gpus)}
+whole_number GPUS= "$gpus"
 devices=$((gpus > 0 ? gpus : 1))
 
 # ------------------------------------------------------------ the model
@@ -92,9 +85,7 @@ esac
 # A recurrent model reads several segments in an update: of fewer rows, as many words.
 [ "$segments" -lt 2 ] || blocks=$((blocks / segments > 0 ? blocks / segments : 1))
 updates=${UPDATES:-$updates} blocks=${BLOCKS:-$blocks}
-for name in updates blocks; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^}=${!name}: give a whole number above 0"
-done
+for name in updates blocks; do positive_number "${name^^}=" "${!name}"; done
 save_every=$((updates / 20 > 100 ? updates / 20 : 100)) # what an interruption can cost
 [ "$updates" -ge "$save_every" ] || save_every=$updates
 [ $((updates % save_every)) -eq 0 ] || fail "UPDATES=$updates: give a multiple of $save_every"
@@ -181,107 +172,24 @@ evaluate=(
     fairseq-eval-lm "$data" --user-dir fairseq_mem --path "$run/model.pt" "${task[@]}"
     "${evaluate[@]}" --num-workers 0 "${evaluation_device[@]}"
 )
-lesion=(--model-overrides "{'memory_lesion': 'zero-read'}")
-evaluations=(valid test)
-[ "$tokens" -eq 0 ] || evaluations+=(test-zero-read)
 
-show() { # a command, so that it can be copied
-    printf '+'
-    printf ' %q' "$@"
-    printf '\n'
-}
+# ------------------------------------------------------------ what is missing of it, is done
 
-evaluation() { # of valid, test, or test-zero-read
-    command=("${evaluate[@]}" --gen-subset "${1%%-*}")
-    [ "$1" != test-zero-read ] || command+=("${lesion[@]}")
-}
-
-show_all() {
-    show "${train[@]}"
-    for name in "${evaluations[@]}"; do
-        evaluation "$name"
-        show "${command[@]}"
-    done
-}
-
-if [ -n "${DRY_RUN:-}" ]; then
-    show_all
-    exit
-fi
-
-# ------------------------------------------------------------ the run's folder
-
-mkdir -p "$run" || fail "cannot make $run; set RUNS to a folder that can be written to"
-exec 9>>"$run/lock" || fail "cannot write in $run; set RUNS to a folder that can be written to"
-if command -v flock >/dev/null; then
-    flock -n 9 || fail "$run is being trained already; wait for it, or give another model or seed"
-fi
-python examples/wmt14_de_en/result.py settings "$run" \
-    model="$model" label="$label" size="$size" seed:="$seed" \
+stages=(
+    ::: train "${train[@]}"
+    ::: valid "${evaluate[@]}" --gen-subset valid
+    ::: test "${evaluate[@]}" --gen-subset test
+)
+[ "$tokens" -eq 0 ] || # what is attended to memory set to zero
+    stages+=(
+        ::: test-zero-read "${evaluate[@]}" --gen-subset test
+        --model-overrides "{'memory_lesion': 'zero-read'}"
+    )
+[ "$gpus" -gt 0 ] || tune_cpu
+words_per_update=$((block * blocks * devices * accumulate * (segments > 1 ? segments : 1)))
+run_stages language-model "$run" --updates "$updates" --devices "$devices" \
+    --data-identity "$data/settings.txt" --dictionaries "$data/dict.txt" \
+    --settings model="$model" label="$label" size="$size" seed:="$seed" \
     data="$(sed -n 's/^name //p' "$data/settings.txt")" \
-    data_sha256="$(sha256sum "$data/settings.txt" | cut -c 1-16)" \
-    dictionary_sha256="$(sha256sum "$data/dict.txt" | cut -c 1-16)" \
     updates:="$updates" arch="${arch[1]}" memory_tokens:="$tokens" memory_recurrence:="$segments" \
-    words_per_update:="$((block * blocks * devices * accumulate * (segments > 1 ? segments : 1)))" \
-    train_flags="${TRAIN_FLAGS:-}" || exit 1
-if [ -e "$run/result.json" ]; then
-    echo "$run is finished: nothing to do"
-    exit
-fi
-
-# shellcheck source=/dev/null
-source scripts/stages.sh
-rm -f "$run/failed.txt"
-
-# glibc gives large blocks of memory back to the kernel after every use; keeping them makes
-# training about 4 % faster. OpenMP's threads don't burn a core while they wait.
-[ "$gpus" -gt 0 ] || export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000 OMP_WAIT_POLICY=PASSIVE
-
-# ------------------------------------------------------------ train
-
-finished() { # the last checkpoint of a training that reached its end
-    python scripts/newest_checkpoint.py "$run" "$updates"
-}
-
-training() { # everything in the log, the progress on the screen
-    "${command[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
-        -e "s/.*train_inner.* ppl=([0-9.]+|inf),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: perplexity \1, \2 words a second/p" \
-        -e "s/.*\| valid on 'valid' subset \| .*ppl ([0-9.]+) .*/  $model, seed $seed: validation: perplexity \1/p"
-}
-
-if [ ! -e "$run/model.pt" ]; then
-    if [ -z "$(finished)" ]; then
-        begin train "training, $updates updates"
-        newest=$(python scripts/newest_checkpoint.py "$run")
-        command=("${train[@]}")
-        [ -z "$newest" ] || command+=(--restore-file "$newest")
-        show "${command[@]}"
-        echo "  (everything it says is in $run/train.log)"
-        interruptible training ||
-            failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
-        end
-    fi
-    [ -n "$(finished)" ] || failed "no whole checkpoint of update $updates"
-    # fairseq copies to this name: a kill may have cut it short, with no better one after it
-    python -c 'import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip())' \
-        "$run/checkpoint_best.pt" 2>/dev/null ||
-        failed "$run/checkpoint_best.pt is damaged; remove the folder $run"
-    cp "$run/checkpoint_best.pt" "$run/model.pt.partial"
-    mv "$run/model.pt.partial" "$run/model.pt"
-fi
-
-# ------------------------------------------------------------ evaluate
-
-for name in "${evaluations[@]}"; do
-    if [ ! -e "$run/$name.txt" ]; then
-        begin evaluate "perplexity of $name"
-        evaluation "$name"
-        show "${command[@]}"
-        interruptible "${command[@]}" >"$run/$name.partial" 2>&1 ||
-            failed "fairseq-eval-lm failed: $(tail -n 1 "$run/$name.partial")"
-        mv "$run/$name.partial" "$run/$name.txt"
-        end
-    fi
-done
-show_all | sed "s/^+ //" >"$run/commands.txt"
-python examples/wikitext103/finish.py "$run" "${evaluations[@]}" || failed "no result; see above"
+    words_per_update:="$words_per_update" train_flags="${TRAIN_FLAGS:-}" "${stages[@]}"

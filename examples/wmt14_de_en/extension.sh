@@ -19,9 +19,10 @@ HELP
 case ${1:-} in -h | --help) usage && exit ;; esac
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/recipe.sh
+source "$here/../../scripts/recipe.sh"
 runs=${RUNS:-$here/runs}
-venv=${VENV:-$here/../../.venv}
-[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
+use_environment "${VENV:-$here/../../.venv}" fairseq-mem
 tokens=${TOKENS:-10}
 export SIZE=${SIZE:-base}
 case $SIZE in trial) updates=400 ;; *) updates=10000 ;; esac
@@ -31,10 +32,7 @@ seeds=("$@")
 
 for seed in "${seeds[@]}"; do
     start=$runs/$SIZE/baseline/seed-$seed/model.pt
-    [ -e "$start" ] || {
-        echo "extension.sh: no trained baseline $start; run: run.sh baseline $seed" >&2
-        exit 1
-    }
+    [ -e "$start" ] || fail "no trained baseline $start; run: run.sh baseline $seed"
 done
 for seed in "${seeds[@]}"; do
     for model in baseline "mem-$tokens" "mem-$tokens-only"; do

@@ -22,13 +22,10 @@ goes to `fairseq-mem lesion`, for instance: -- --slots 0 1 2 3 --cpu
 HELP
 }
 
-fail() {
-    echo "lesion.sh: $*" >&2
-    exit 1
-}
-
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+# shellcheck source=scripts/recipe.sh
+source "$root/scripts/recipe.sh"
 
 checkpoints=()
 while [ $# -gt 0 ]; do

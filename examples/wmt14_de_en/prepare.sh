@@ -38,10 +38,8 @@ joint BPE, fairseq-preprocess; all cores. Stop it at any point and run it again:
 HELP
 }
 
-fail() {
-    echo "prepare.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -60,7 +58,7 @@ while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || fail "$option needs a value; see --help"
     case $option in
     --subset)
-        [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "--subset $2: give a whole number above 0"
+        positive_number "--subset " "$2"
         raw_options+=(--subset "$2")
         ;;
     --corpora)
@@ -74,22 +72,19 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-[[ $bpe =~ ^[1-9][0-9]*$ ]] || fail "--bpe $bpe: give a whole number above 0"
-
-# shellcheck source=/dev/null
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
+positive_number "--bpe " "$bpe"
 
 work=examples/wmt14_de_en/work
-[ -z "${WORK:-}" ] || work=$(from_here "$WORK")
+[ -z "${WORK:-}" ] || work=$(absolute_path "$WORK")
 data=$work/data-bin
-[ -z "${DATA:-}" ] || data=$(from_here "$DATA")
+[ -z "${DATA:-}" ] || data=$(absolute_path "$DATA")
 for name in DOWNLOADS SACREBLEU CHECKSUMS; do
-    [ -z "${!name:-}" ] || export "$name=$(from_here "${!name}")"
+    [ -z "${!name:-}" ] || export "$name=$(absolute_path "${!name}")"
 done
-[[ ${RETRIES:-5} =~ ^[0-9]+$ ]] || fail "RETRIES=$RETRIES: give a whole number"
+whole_number RETRIES= "${RETRIES:-5}"
 
-if [ -n "${VENV:-}" ] && [ -x "$(from_here "$VENV")/bin/python" ]; then
-    PYTHON=$(from_here "$VENV")/bin/python
+if [ -n "${VENV:-}" ] && [ -x "$(absolute_path "$VENV")/bin/python" ]; then
+    PYTHON=$(absolute_path "$VENV")/bin/python
 elif [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     [ ! -x "$root/.venv/bin/python" ] || PYTHON="$root/.venv/bin/python"

@@ -43,37 +43,30 @@ again: it continues.
 HELP
 }
 
-fail() {
-    echo "run.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 [ $# -eq 2 ] || fail "give a model and a seed, for instance: run.sh mem-10 1 (see --help)"
 model=$1 seed=$2
-[[ $seed =~ ^[0-9]+$ ]] || fail "seed $seed: give a whole number"
+whole_number "seed " "$seed"
 
 # ------------------------------------------------------------ the settings
 
-# shellcheck source=/dev/null
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/from_here.sh"
-
 data=examples/wmt14_de_en/work/data-bin runs=examples/wmt14_de_en/runs
-[ -z "${DATA:-}" ] || data=$(from_here "$DATA")
-[ -z "${RUNS:-}" ] || runs=$(from_here "$RUNS")
-[ -z "${REFERENCE:-}" ] || reference=$(from_here "$REFERENCE")
-[ -z "${START:-}" ] || start=$(from_here "$START")
+[ -z "${DATA:-}" ] || data=$(absolute_path "$DATA")
+[ -z "${RUNS:-}" ] || runs=$(absolute_path "$RUNS")
+[ -z "${REFERENCE:-}" ] || reference=$(absolute_path "$REFERENCE")
+[ -z "${START:-}" ] || start=$(absolute_path "$START")
 venv=.venv
-[ -z "${VENV:-}" ] || venv=$(from_here "$VENV")
+[ -z "${VENV:-}" ] || venv=$(absolute_path "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # Short, and the same on every machine, for what lies in the repository.
 data=${data#"$PWD"/} runs=${runs#"$PWD"/} start=${start:-} && start=${start#"$PWD"/}
 data_name=wmt14
 [ -z "${DATA:-}" ] || data_name=$(basename "${data%/data-bin}")
 data_name=${DATA_NAME:-$data_name}
-[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
-command -v fairseq-train sacrebleu fairseq-mem >/dev/null ||
-    fail "fairseq-train, sacrebleu or fairseq-mem is not there; run 'make install', or set VENV"
+use_environment "$venv" fairseq-train sacrebleu fairseq-mem
 
 if [ -e "$data/settings.txt" ]; then # made by preprocess.sh
     source_language=$(sed -n 's/^source //p' "$data/settings.txt")
@@ -102,11 +95,9 @@ esac
 updates=${UPDATES:-$updates} max_tokens=${MAX_TOKENS:-$max_tokens} batch=${BATCH:-$batch}
 [ -z "${LAUNCHER:-}" ] || [ -n "${GPUS:-}" ] ||
     fail "LAUNCHER without GPUS: set GPUS to the number of devices that it starts, over all nodes"
-gpus=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
-for name in updates max_tokens batch; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^}=${!name}: give a whole number above 0"
-done
-[[ $gpus =~ ^[0-9]+$ ]] || fail "GPUS=$gpus: give a whole number"
+gpus=${GPUS:-$(count_gpus)}
+for name in updates max_tokens batch; do positive_number "${name^^}=" "${!name}"; done
+whole_number GPUS= "$gpus"
 devices=$((gpus > 0 ? gpus : 1))
 accumulate=$(((batch + max_tokens * devices - 1) / (max_tokens * devices)))
 save_every=$((updates / 20 > 400 ? updates / 20 : 400)) # what an interruption can cost
@@ -185,8 +176,6 @@ fi
 [ -z "${TRAIN_FLAGS:-}" ] || read -ra more <<<"$TRAIN_FLAGS"
 
 run=$runs/$size${start:+-extension}/$model/seed-$seed
-newest=''
-[ ! -d "$run" ] || [ -e "$run/model.pt" ] || newest=$(python scripts/newest_checkpoint.py "$run")
 
 train=(
     "${launcher[@]}" "$program" "$data" --user-dir fairseq_mem
@@ -207,13 +196,8 @@ train=(
     --log-format simple --log-interval 50
     "${more[@]}"
 )
-from_the_start=("${train[@]}") # for the report
-[ -z "$start" ] || from_the_start+=(--finetune-from-model "$start")
-if [ -n "$newest" ]; then
-    train+=(--restore-file "$newest")
-else
-    train=("${from_the_start[@]}")
-fi
+[ -z "$start" ] || train+=(--finetune-from-model "$start")
+average_command=(fairseq-mem average "THE LAST $average CHECKPOINTS" --out "$run/model.pt")
 [ "$gpus" -gt 0 ] || generate_device=(--cpu)
 generate=(
     fairseq-generate "$data" --user-dir fairseq_mem --path "$run/model.pt" --gen-subset test
@@ -237,127 +221,18 @@ score=(
     --width 6 # digits: the report computes with them
 )
 
-show() { # a command, so that it can be copied
-    printf '+'
-    printf ' %q' "$@"
-    printf '\n'
-}
+# ------------------------------------------------------------ what is missing of it, is done
 
-if [ -n "${DRY_RUN:-}" ]; then
-    show "${train[@]}"
-    [ "$average" -eq 1 ] || show fairseq-mem average "THE LAST $average CHECKPOINTS" --out "$run/model.pt"
-    show "${validate[@]}"
-    show "${generate[@]}"
-    show "${score[@]}"
-    exit
-fi
-
-# ------------------------------------------------------------ the run's folder
+stages=(::: train "${train[@]}")
+[ "$average" -eq 1 ] || stages+=(::: average "${average_command[@]}")
+stages+=(::: validate "${validate[@]}" ::: translate "${generate[@]}" ::: score "${score[@]}")
 
 # The launcher starts this script on one node only, see the README.
-mkdir -p "$run" || fail "cannot make $run; set RUNS to a folder that can be written to"
-exec 9>>"$run/lock" || fail "cannot write in $run; set RUNS to a folder that can be written to"
-if command -v flock >/dev/null; then
-    flock -n 9 || fail "$run is being trained already; wait for it, or give another model or seed"
-fi
-python examples/wmt14_de_en/result.py settings "$run" \
-    model="$model" label="$label" size="$size${start:+-extension}" seed:="$seed" \
-    data="$data_name" data_sha256="$(sha256sum "$identity" | cut -c 1-16)" \
-    dictionary_sha256="$(cat "$data"/dict.*.txt | sha256sum | cut -c 1-16)" \
-    updates:="$updates" arch="$arch" memory_tokens:="$tokens" tokens_per_update:="$((max_tokens * devices * accumulate))" \
-    start="$start" train_flags="${TRAIN_FLAGS:-}" || exit 1
-if [ -e "$run/result.json" ]; then
-    echo "$run is finished: nothing to do"
-    exit
-fi
-
-# shellcheck source=/dev/null
-source scripts/stages.sh
-rm -f "$run/failed.txt"
-
-# glibc gives large blocks of memory back to the kernel after every use; keeping them makes
-# training about 4 % faster. OpenMP's threads don't burn a core while they wait.
-[ "$gpus" -gt 0 ] || export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000 OMP_WAIT_POLICY=PASSIVE
-
-# ------------------------------------------------------------ train
-
-finished() { # the last $average checkpoints of a training that reached its end, newest last
-    python scripts/newest_checkpoint.py "$run" "$updates" "$average" | tac
-}
-
-training() { # everything in the log, the progress on the screen
-    "${train[@]}" 2>&1 | tee -a "$run/train.log" | sed -unE \
-        -e "s/.*train_inner.* loss=([0-9.]+),.* wps=([0-9]+).* num_updates=([0-9]+),.*/  $model, seed $seed: update \3 of $updates: loss \1, \2 tokens a second/p" \
-        -e "s/.*valid on .* loss ([0-9.]+) .* ppl ([0-9.]+) .*/  $model, seed $seed: validation loss \1, perplexity \2/p"
-}
-
-if [ ! -e "$run/model.pt" ]; then
-    mapfile -t last < <(finished)
-    if [ ${#last[@]} -eq 0 ]; then
-        python examples/wmt14_de_en/result.py check "$data" "$source_language" "$target_language" \
-            "$reference" || failed "the test set and its reference do not fit; see above"
-        begin train "training, $updates updates"
-        show "${train[@]}"
-        echo "  (everything it says is in $run/train.log)"
-        interruptible training || {
-            tail -n 3 "$run/train.log" >&2
-            failed "fairseq-train failed: $(grep -v '^ *$' "$run/train.log" | tail -n 1)"
-        }
-        end
-        mapfile -t last < <(finished)
-    fi
-    [ ${#last[@]} -gt 0 ] || failed "no whole checkpoint of update $updates"
-    begin average "the model"
-    if [ "$average" -eq 1 ]; then
-        cp "${last[0]}" "$run/model.pt.partial"
-        mv "$run/model.pt.partial" "$run/model.pt"
-    else
-        [ ${#last[@]} -eq "$average" ] ||
-            echo "run.sh: only ${#last[@]} of the last $average checkpoints are whole; these are averaged" >&2
-        command=(fairseq-mem average "${last[@]}" --out "$run/model.pt")
-        show "${command[@]}" | tee "$run/average.txt"
-        interruptible "${command[@]}" || failed "averaging failed"
-    fi
-    end
-fi
-
-# ------------------------------------------------------------ losses, translations, scores
-
-if [ ! -e "$run/losses.txt" ]; then
-    begin validate "loss on the validation and the test set"
-    show "${validate[@]}"
-    interruptible "${validate[@]}" >"$run/losses.partial" 2>&1 ||
-        failed "fairseq-validate failed: $(tail -n 1 "$run/losses.partial")"
-    mv "$run/losses.partial" "$run/losses.txt"
-    end
-fi
-
-if [ ! -e "$run/hypotheses.txt" ]; then
-    begin translate "translating $(wc -l <"$reference") sentences, beam 4"
-    show "${generate[@]}"
-    interruptible "${generate[@]}" >"$run/generate.partial" 2>"$run/generate.log" ||
-        failed "fairseq-generate failed: $(tail -n 1 "$run/generate.log")"
-    # fairseq's D- lines are its detokenised translations.
-    grep ^D- "$run/generate.partial" | sort -V | cut -f 3 >"$run/hypotheses.partial"
-    mv "$run/generate.partial" "$run/generate.txt"
-    mv "$run/hypotheses.partial" "$run/hypotheses.txt"
-    end
-fi
-lines() { grep -c '' "$1"; } # the last may lack its end
-[ "$(lines "$run/hypotheses.txt")" -eq "$(lines "$reference")" ] ||
-    failed "$(lines "$run/hypotheses.txt") translations for $(lines "$reference") references; is REFERENCE=$reference right?"
-
-begin score "scoring"
-show "${score[@]}"
-"${score[@]}" >"$run/scores.partial" || failed "sacrebleu failed"
-mv "$run/scores.partial" "$run/scores.json"
-cp "$reference" "$run/reference.partial"
-mv "$run/reference.partial" "$run/reference.txt"
-end
-{
-    show "${from_the_start[@]}"
-    [ ! -e "$run/average.txt" ] || cat "$run/average.txt"
-    show "${generate[@]}"
-    show "${score[@]}"
-} | sed "s/^+ //" >"$run/commands.txt"
-python examples/wmt14_de_en/result.py finish "$run" "$devices" || failed "no result; see above"
+[ "$gpus" -gt 0 ] || tune_cpu
+run_stages translation "$run" --updates "$updates" --average "$average" --devices "$devices" \
+    --data "$data" --data-identity "$identity" --dictionaries "$data"/dict.*.txt \
+    --reference "$reference" \
+    --settings model="$model" label="$label" size="$size${start:+-extension}" seed:="$seed" \
+    data="$data_name" updates:="$updates" arch="$arch" memory_tokens:="$tokens" \
+    tokens_per_update:="$((max_tokens * devices * accumulate))" \
+    start="$start" train_flags="${TRAIN_FLAGS:-}" "${stages[@]}"

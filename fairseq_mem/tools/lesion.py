@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from ..errors import UserError, first_line
-from . import charts
+from ..runs import charts
+from ..runs.tables import markdown, signed
 from .files import is_number, read_checkpoint, read_json, sha256, write_text
 from .lines import read_lines
 from .loading import first_folder, load_translation_model
-from .tables import markdown, signed
 
 FORMAT = 1
 DEFAULT_SLOTS = (0, 2, 5, 10, 20)

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .files import write_whole
+from ..tools.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,20 +92,21 @@ def draw_line(
     Args:
         axes: where to draw.
         places: on the x axis.
-        values: some for each place.
-        x: the axis' name.
-        y: likewise.
+        values: those of each place.
+        x: the name of the x axis.
+        y: the name of the y axis.
     """
-    means = [fmean(some) for some in values]
-    if any(len(some) > 1 for some in values):
-        deviations = [stdev(some) if len(some) > 1 else 0.0 for some in values]
+    means = [fmean(of_place) for of_place in values]
+    if any(len(of_place) > 1 for of_place in values):
+        deviations = [stdev(of_place) if len(of_place) > 1 else 0.0 for of_place in values]
         axes.errorbar(places, means, yerr=deviations, color=BLUE, ecolor=BLACK, capsize=3)
     else:
         axes.plot(places, means, color=BLUE)
-    for place, some in zip(places, values):
+    for place, of_place in zip(places, values):
         axes.plot(
-            [place] * len(some), some, "o", color=BLACK, markersize=4, markerfacecolor="white"
-        )
+            [place] * len(of_place), of_place, "o", color=BLACK, markersize=4,
+            markerfacecolor="white",
+        )  # fmt: skip
     axes.set_xticks(list(places))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
