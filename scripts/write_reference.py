@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairseq_mem.options import OPTIONS, PLACES, TRANSLATION
-from fairseq_mem.tools import cli
 from fairseq_mem.runs.tables import markdown
+from fairseq_mem.tools import cli
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 BEGIN = "<!-- written by scripts/write_reference.py: {} -->\n"
