@@ -1,4 +1,4 @@
-"""What all commands for training have in common, in the examples, the benchmarks and README.md."""
+"""What all commands for training have in common: examples, benchmarks, README.md and docs/."""
 
 import re
 import shlex
@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 RECIPES = [
     path for path in sorted(ROOT.glob("examples/*/*.sh")) if "--max-update" in path.read_text()
 ]
+PAGES = [ROOT / "README.md", *(ROOT / "docs/how-to").glob("*.md")]
 
 
 def trainings(path: Path) -> list[list[str]]:
@@ -17,6 +18,7 @@ def trainings(path: Path) -> list[list[str]]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         blocks = re.findall(r"^fairseq-train (?:.*\\\n)+.*$", text, re.MULTILINE)
+        blocks = [block for block in blocks if "--save-dir" in block]
     else:
         blocks = re.findall(r"=\($(.*?)^ *\)$", text, re.MULTILINE | re.DOTALL)
         blocks = [block for block in blocks if "--max-update" in block]
@@ -26,11 +28,15 @@ def trainings(path: Path) -> list[list[str]]:
 def test_these_are_the_recipes():
     names = {path.parent.name for path in RECIPES}
     assert names == {"quickstart", "recall", "reversal", "wikitext103", "wmt14_de_en"}
-    assert len(trainings(ROOT / "README.md")) == 3
+    assert {path.name: len(trainings(path)) for path in PAGES if trainings(path)} == {
+        "README.md": 1, "own-data.md": 1, "language-models.md": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "path", [*RECIPES, ROOT / "README.md"], ids=lambda path: str(path.relative_to(ROOT))
+    "path",
+    [*RECIPES, *filter(trainings, PAGES)],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_resumed_training_is_the_uninterrupted_one(path):
     """The flag without which it isn't, see the test of this name in test_commands.py."""

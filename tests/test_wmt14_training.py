@@ -265,18 +265,3 @@ def test_a_signal_stops_all_cells_at_once(data, tmp_path):
     commands = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
     assert str(log.parent) not in commands
     assert (log.parent / "seconds.train").exists() and not (log.parent / "began.train").exists()
-
-
-def test_a_run_that_began_with_an_earlier_version_goes_on(tmp_path):
-    """Its settings tell no sum of the dictionary; where they do, another one is refused."""
-    sys.path.append(str(ROOT / "examples" / "wmt14_de_en"))
-    try:
-        import result
-    finally:
-        sys.path.pop()
-    result.settings(tmp_path, ["model=mem-2", "seed:=1"])
-    result.settings(tmp_path, ["model=mem-2", "seed:=1", "dictionary_sha256=a1"])
-    (tmp_path / "settings.json").unlink()
-    result.settings(tmp_path, ["model=mem-2", "seed:=1", "dictionary_sha256=a1"])
-    with pytest.raises(SystemExit, match="dictionary_sha256 a1, not b2"):
-        result.settings(tmp_path, ["model=mem-2", "seed:=1", "dictionary_sha256=b2"])
