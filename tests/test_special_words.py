@@ -46,6 +46,7 @@ def both_ways(request, model, tmp_path):
         for number, name in enumerate(LOOKS):
             text = text.replace(f"{request.param}{number} ", f"{name} ")
         path.write_text(text, encoding="utf-8")
+    trained.forget_dictionaries(checkpoint)
     export(checkpoint, folder, tmp_path / "exported")
     args = argparse.Namespace(
         model=str(checkpoint), data=str(folder), device="cpu", threads=None, tokenizer=None,
@@ -91,6 +92,7 @@ def test_a_name_of_two_rows_cannot_be_exported(tmp_path):
     checkpoint = train(tmp_path, ["--memory-tokens", "1"])
     path = tmp_path / "dict.de.txt"
     path.write_text(path.read_text().replace("s3 1", "<pad> 1 #fairseq:overwrite"))
+    trained.forget_dictionaries(checkpoint)
     with pytest.raises(UserError, match=r"dictionary has '<pad>' twice") as stop:
         export(checkpoint, tmp_path, tmp_path / "out")
     assert "\n" not in str(stop.value)

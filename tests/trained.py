@@ -108,6 +108,13 @@ def train(
     return path
 
 
+def forget_dictionaries(checkpoint: Path) -> None:
+    """Take out of a checkpoint which words it was trained with, so that others will do."""
+    state = torch.load(checkpoint, weights_only=True)
+    vars(state["cfg"]["model"]).pop("memory_dictionaries", None)
+    torch.save(state, checkpoint)
+
+
 def write_test_set(folder: Path, pairs: list[tuple[list[str], list[str]]]) -> None:
     """What preprocess.sh leaves beside the dictionaries in ``folder``, and `raw/` beside that."""
     raw = folder.parent / "raw"
