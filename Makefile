@@ -9,6 +9,9 @@ export PYTHON VENV
 # Runs a command with the environment's Python and programs.
 BIN = $$(cd "$(VENV)/bin" && pwd)
 IN_VENV = PATH="$(BIN):$$PATH" PYTHON="$(BIN)/python"
+# As many processes as there are cores, of one thread each: two of two threads on two cores would
+# slow each other down. The tests of a file share their models, so a file stays in one process.
+PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
 .PHONY: help install quickstart test test-fast test-all format lint bench clean
 
@@ -23,13 +26,13 @@ quickstart: install ## German-English from raw text to BLEU (at most 10 minutes)
 	@$(IN_VENV) examples/quickstart/run.sh
 
 test: lint ## what must pass: lint, then all but the slow tests (about 20 minutes with installation)
-	$(IN_VENV) python -m pytest
+	$(IN_VENV) $(PYTEST)
 
 test-fast: install ## what to run at every save (under 2 minutes)
-	$(IN_VENV) python -m pytest -m "not slow and not cli"
+	$(IN_VENV) $(PYTEST) -m "not slow and not cli"
 
 test-all: lint ## everything, the slow tests too
-	$(IN_VENV) python -m pytest --run-slow
+	$(IN_VENV) $(PYTEST) --run-slow
 
 format: install ## mend what ruff and codespell can mend by themselves
 	$(IN_VENV) ruff check --fix --quiet || true
