@@ -49,8 +49,9 @@ def _count(least: int, most: int | None, hint: str) -> Kind:
             number = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if wrong := problem(number):
-            raise argparse.ArgumentTypeError(f"{number} does not do: {wrong}")
+        if problem(number):
+            outside = f"not between {least} and {most}" if most is not None else f"below {least}"
+            raise argparse.ArgumentTypeError(f"{number} is {outside}{hint}")
         return number
 
     return Kind("N", parse, problem)
