@@ -70,21 +70,24 @@ def load(source: Path | IO[bytes], **options: Any) -> dict[str, Any]:
     return state
 
 
+def is_whole_archive(file: IO[bytes]) -> bool:
+    """Whether every part of an archive of ``torch.save`` has its checksum; reads all of it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # torch takes a file with a folder's mark for one, and leaves its tensor unset
+            folders = any(entry.external_attr & FOLDER for entry in archive.infolist())
+            return not folders and archive.testzip() is None
+    except MemoryError:
+        raise
+    except Exception:  # of many kinds, as the lists of an archive are damaged too
+        return False
+
+
 def _check_sums(file: IO[bytes], path: Path) -> bool:
     """Whether it is an archive; a damaged one is refused."""
     is_archive = file.read(2) == b"PK"
-    if is_archive:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                # torch takes a file with a folder's mark for one, and leaves its tensor unset
-                folders = any(entry.external_attr & FOLDER for entry in archive.infolist())
-                whole = not folders and archive.testzip() is None
-        except MemoryError:
-            raise
-        except Exception:  # of many kinds, as the lists of an archive are damaged too
-            whole = False
-        if not whole:
-            raise UserError(f"{path} is damaged (cut short, or changed on its way); leave it out")
+    if is_archive and not is_whole_archive(file):
+        raise UserError(f"{path} is damaged (cut short, or changed on its way); leave it out")
     file.seek(0)
     return is_archive
 

@@ -13,9 +13,9 @@ no checkpoint_EPOCH_UPDATES.pt, so both count; checkpoint_last.pt and checkpoint
 
 import re
 import sys
-import zipfile
 from pathlib import Path
 
+from ..checkpoints import is_whole_archive
 from ..errors import UserError
 from ..tools.files import read_checkpoint
 
@@ -48,11 +48,8 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether it is an archive of which every part has its checksum."""
     if not checkpoint.is_file():  # opening a FIFO would wait for ever
         return False
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except Exception:  # what damage makes zipfile raise: compressions it doesn't know, bad names
-        return False
+    with checkpoint.open("rb") as file:
+        return is_whole_archive(file)
 
 
 def updates_of(checkpoint: Path) -> int | None:

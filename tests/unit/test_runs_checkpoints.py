@@ -65,6 +65,17 @@ def stored(path: Path) -> bytearray:
     return bytearray(path.read_bytes())
 
 
+def test_a_file_with_the_mark_of_a_folder_is_damaged(tmp_path):
+    """All its sums are right, and torch would leave the tensor unset."""
+    path = tmp_path / "checkpoint_1_10.pt"
+    archive = stored(path)
+    assert is_whole(path)
+    entry = archive.rindex(b"PK\x01\x02")
+    archive[entry + 38] |= 0x10  # the external attributes in the archive's directory
+    path.write_bytes(archive)
+    assert not is_whole(path)
+
+
 def test_damage_that_zipfile_has_other_words_for(tmp_path, capsys):
     """Each bit of the archive's directory, flipped: the one before is taken, nothing is raised."""
     old, new = (tmp_path / f"checkpoint_1_{updates}.pt" for updates in (10, 20))
@@ -79,11 +90,13 @@ def test_damage_that_zipfile_has_other_words_for(tmp_path, capsys):
             try:
                 with zipfile.ZipFile(new) as archive:
                     assert archive.testzip() is None
+                    marked_as_folder = archive.infolist()[0].external_attr & 0x10
             except Exception as error:
                 raised.add(type(error))
                 assert newest_checkpoints(tmp_path) == [old]
             else:  # of a date, for instance
-                assert newest_checkpoints(tmp_path) == [new, old]
+                chosen = [old] if marked_as_folder else [new, old]
+                assert newest_checkpoints(tmp_path) == chosen
     assert {NotImplementedError, RuntimeError, zipfile.BadZipFile} <= raised
     capsys.readouterr()
     os.remove(new)
