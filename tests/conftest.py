@@ -50,6 +50,6 @@ def silent_port() -> Iterator[int]:
 @pytest.fixture(scope="session")
 def translator_files(tmp_path_factory):
     """A small trained translator: `checkpoint`, `data` and `exported`."""
-    import small_translator  # needs what only few tests need
+    from helpers import number_translator  # needs what only few tests need
 
-    return small_translator.make(tmp_path_factory.mktemp("translator"))
+    return number_translator.make(tmp_path_factory.mktemp("translator"))

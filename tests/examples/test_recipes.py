@@ -1,0 +1,50 @@
+"""What all commands for training have in common: examples, benchmarks, README.md and docs/."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers.commands import ROOT
+
+RECIPES = [
+    path for path in sorted(ROOT.glob("examples/*/*.sh")) if "--max-update" in path.read_text()
+]
+PAGES = [ROOT / "README.md", *(ROOT / "docs/how-to").glob("*.md")]
+
+
+def trainings(path: Path) -> list[list[str]]:
+    """The words of every command that trains: arrays of a shell script, blocks of Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        blocks = re.findall(r"^fairseq-train (?:.*\\\n)+.*$", text, re.MULTILINE)
+        blocks = [block for block in blocks if "--save-dir" in block]
+    else:
+        blocks = re.findall(r"=\($(.*?)^ *\)$", text, re.MULTILINE | re.DOTALL)
+        blocks = [block for block in blocks if "--max-update" in block]
+    return [shlex.split(block, comments=True) for block in blocks]
+
+
+def test_these_are_the_recipes():
+    names = {path.parent.name for path in RECIPES}
+    assert names == {"quickstart", "recall", "reversal", "wikitext103", "wmt14_de_en"}
+    assert {path.name: len(trainings(path)) for path in PAGES if trainings(path)} == {
+        "README.md": 1, "own-data.md": 1, "language-models.md": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*RECIPES, *filter(trainings, PAGES)],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_resumed_training_is_the_uninterrupted_one(path):
+    """The flag without which it isn't, see the test of this name in test_commands.py."""
+    assert trainings(path)
+    for words in trainings(path):
+        assert words[words.index("--update-epoch-batch-itr") + 1] == "True"
+
+
+def test_the_benchmarks_train_as_the_recipes_do():
+    text = (ROOT / "benchmarks/generation.py").read_text(encoding="utf-8")
+    assert text.count('"fairseq_cli.train"') == 1 and "--update-epoch-batch-itr True" in text

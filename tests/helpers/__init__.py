@@ -1,0 +1,1 @@
+"""What tests share: small models, texts, commands, and slow references to compare with."""
