@@ -12,6 +12,7 @@ from torch import Tensor
 import fairseq_mem  # noqa: F401  (registers the architectures)
 
 WORDS = 20
+EXACT = dict(rtol=0, atol=1e-10)  # for torch.testing.assert_close, in float64
 SMALL = dict(
     encoder_layers=2, decoder_layers=2, encoder_embed_dim=16, decoder_embed_dim=16,
     encoder_ffn_embed_dim=24, decoder_ffn_embed_dim=24, encoder_attention_heads=2,

@@ -17,13 +17,12 @@ from fairseq.models.ema.ema import EMA
 from fairseq.modules import FairseqDropout, MultiheadAttention
 from fairseq.modules.quantization import pq
 from fairseq.nan_detector import NanDetector
-from helpers.random_models import build, dictionary, logits, sentences, shifted
+from helpers.random_models import EXACT, build, dictionary, logits, sentences, shifted
 from torch import nn
 
 from fairseq_mem import LabelSmoothedCrossEntropyCriterion
 from fairseq_mem.attention.fused import FusedAttention
 
-EXACT = dict(rtol=0, atol=1e-10)
 SOURCE = sentences([6, 3, 5], left_pad=True, seed=1)
 TARGET = sentences([5, 7, 2], seed=2)
 UPDATES = ["shared", "ctrl", "ctrl-shared", "bottleneck"]

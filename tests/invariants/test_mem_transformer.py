@@ -6,6 +6,7 @@ import pytest
 import torch
 from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
 from helpers.random_models import (
+    EXACT,
     assert_padding_changes_nothing,
     build,
     dictionary,
@@ -19,7 +20,6 @@ from fairseq_mem import UserError
 
 SOURCE = sentences([6, 3, 5], left_pad=True, seed=1)
 TARGET = sentences([5, 7, 2], seed=2)
-EXACT = dict(rtol=0, atol=1e-10)
 BOTH = dict(memory_tokens=3, memory_decoder_tokens=2)
 VARIANTS = {
     "encoder": dict(memory_tokens=3),

@@ -16,13 +16,12 @@ from fairseq.models.transformer import TransformerDecoder
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq_cli import eval_lm
 from helpers.commands import EVERY_SENTENCE, TRAIN, fairseq, hypotheses, last_line, run
-from helpers.random_models import build, dictionary, sentences, shifted
+from helpers.random_models import EXACT, build, dictionary, sentences, shifted
 from helpers.references.language_model import log_probabilities
 
 from fairseq_mem import UserError
 from fairseq_mem.command_line import check_arguments
 
-EXACT = dict(rtol=0, atol=1e-10)
 TEXT = sentences([6, 3, 8], seed=3)  # padded on the right, as fairseq pads blocks
 INPUT = shifted(TEXT)
 SIZE = dict(

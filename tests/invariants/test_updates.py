@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.random_models import (
+    EXACT,
     assert_padding_changes_nothing,
     build,
     dictionary,
@@ -20,7 +21,6 @@ from fairseq_mem.updates import UPDATES
 
 SOURCE = sentences([6, 3, 5], left_pad=True, seed=1)
 TARGET = sentences([5, 7, 2], seed=2)
-EXACT = dict(rtol=0, atol=1e-10)
 M = 3
 every_update = pytest.mark.parametrize("update", sorted(UPDATES))
 with_controller = pytest.mark.parametrize("update", ["ctrl", "ctrl-shared", "bottleneck"])
