@@ -1,11 +1,13 @@
-"""Binarised data that the tests of several commands share."""
+"""Text and binarised data that the tests of several commands share."""
 
 import random
+from pathlib import Path
 
 import pytest
 from helpers.commands import (
     run,
 )
+from helpers.preprocessing import write_pair
 
 import fairseq_mem  # noqa: F401  (lets torch.load read fairseq's checkpoints)
 
@@ -30,3 +32,11 @@ def data(tmp_path_factory):
         "--destdir", folder / "bin",
     )  # fmt: skip
     return folder / "bin"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A folder of small raw text: train, valid and test."""
+    for name, count in (("train", 300), ("valid", 20), ("test", 20)):
+        write_pair(tmp_path / "raw", name, count)
+    return tmp_path / "raw"

@@ -1,7 +1,7 @@
 """`fairseq-mem average`, against sums by hand.
 
 That fairseq loads what it writes is tested where a trained model is at hand, in
-test_lesion_command.py.
+test_lesion.py.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def test_these_are_the_recipes():
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_resumed_training_is_the_uninterrupted_one(path):
-    """The flag without which it isn't, see the test of this name in test_commands.py."""
+    """The flag without which it isn't, see this name in commands/test_fairseq_translation.py."""
     assert trainings(path)
     for words in trainings(path):
         assert words[words.index("--update-epoch-batch-itr") + 1] == "True"

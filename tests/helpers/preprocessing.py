@@ -115,3 +115,9 @@ def mounted(folder: Path, options: str) -> None:
 def small_files() -> None:
     """For a process that is about to start: it writes no more than 4 KiB into a file."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+def replace_line(path: Path, number: int, line: str) -> None:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    lines[number - 1] = line
+    path.write_text("\n".join(lines), encoding="utf-8")

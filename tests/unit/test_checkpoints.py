@@ -281,7 +281,7 @@ def test_damaged_weights_are_refused(door, place, built):
     assert len(built) == (door == "train")
 
 
-# a translation model is none for eval-lm; resuming is tested in test_commands.py
+# a translation model is none for eval-lm; commands/test_fairseq_translation.py resumes
 @pytest.mark.parametrize("door", sorted({*DOORS} - {"eval-lm", "train"}))
 def test_a_good_checkpoint_goes_in(door, place):
     DOORS[door]()
