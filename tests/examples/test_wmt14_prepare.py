@@ -6,12 +6,13 @@ import subprocess
 
 import pytest
 from helpers.commands import ROOT
-from helpers.preprocessing import ENGLISH, GERMAN, SCRIPT, refused
+from helpers.preprocessing import ENGLISH, GERMAN, refused
 from helpers.wmt14 import (
     ARCHIVES,
     COMMONCRAWL,
     EUROPARL,
     NEWS,
+    PREPARE,
     RAW,
     TEST,
     both,
@@ -244,9 +245,9 @@ def test_checksums_are_checked(world, line):
 
 
 def test_help_names_every_option_and_variable():
-    done = subprocess.run([str(SCRIPT), "--help"], capture_output=True, text=True)
+    done = subprocess.run([str(PREPARE), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for option in re.findall(r"^ +(?:-h \| )?(--[a-z]+)\) ", SCRIPT.read_text(), re.MULTILINE):
+    for option in re.findall(r"^ +(?:-h \| )?(--[a-z]+)\) ", PREPARE.read_text(), re.MULTILINE):
         assert option in done.stdout
     for name in re.findall(r'environ\.get\("([A-Z]+)"', RAW.read_text()):
         assert f"  {name}=" in done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 from helpers.commands import ROOT
 from helpers.preprocessing import ENGLISH, GERMAN, sentences
 
-SCRIPT = ROOT / "examples/wmt14_de_en/prepare.sh"
+PREPARE = ROOT / "examples/wmt14_de_en/prepare.sh"
 RAW = ROOT / "examples/wmt14_de_en/wmt14.py"
 
 EUROPARL = "wmt13/training-parallel-europarl-v7.tgz"
@@ -159,7 +159,7 @@ class World:
         self.checksums.write_text("".join(lines))
 
     def prepare(self, *options: object, **kwargs) -> subprocess.CompletedProcess:
-        words = [str(SCRIPT), "--bpe", "100", "--workers", "2", *map(str, options)]
+        words = [str(PREPARE), "--bpe", "100", "--workers", "2", *map(str, options)]
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, **kwargs)
 
     def command(self, *options: object) -> list[str]:
