@@ -60,7 +60,7 @@ fail() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-corpus="$here/fairseq_mem/tools/corpus.py"
+export PYTHONPATH="$here/serve${PYTHONPATH:+:$PYTHONPATH}" # where fairseq_mem_text is
 
 # ------------------------------------------------------------ options
 
@@ -162,7 +162,7 @@ echo "== Checking the text"
 for split in "${splits[@]}"; do
     limit=()
     [ "$split" = train ] || limit=(--max-tokens $((max_positions - 1)))
-    found=$("$PYTHON" "$corpus" check "${limit[@]}" "${prefix[$split]}.$source" "${prefix[$split]}.$target")
+    found=$("$PYTHON" -m fairseq_mem_text check "${limit[@]}" "${prefix[$split]}.$source" "${prefix[$split]}.$target")
     settings+=$'\n'$(paste -d' ' <(printf '%s.%s\n' "$split" "$source" "$split" "$target") <(echo "$found"))
     [ "$split" != train ] || pairs=${found##* }
     echo "$split: ${found##* } pairs"
@@ -232,14 +232,14 @@ tokenize_and_clean() {
             options+=(--clean --min-words "$min_words" --max-words "$max_words" --max-ratio "$max_ratio")
         [ "$split$dedup" != trainyes ] || options+=(--dedup)
         [ -e "$text/$split.counts" ] ||
-            run "$PYTHON" "$corpus" tokenize "${options[@]}" \
+            run "$PYTHON" -m fairseq_mem_text tokenize "${options[@]}" \
                 "${prefix[$split]}.$source" "${prefix[$split]}.$target" "$text/$split"
         echo "$split: $(cat "$text/$split.counts")"
     done
 }
 
 learn_bpe() { # codes file, training files
-    [ -e "$1" ] || run "$PYTHON" "$corpus" learn-bpe --merges "$bpe" --workers "$workers" --output "$@"
+    [ -e "$1" ] || run "$PYTHON" -m fairseq_mem_text learn-bpe --merges "$bpe" --workers "$workers" --output "$@"
 }
 
 segment() {
@@ -258,7 +258,7 @@ segment() {
             options=(--codes "$codes" --workers "$workers")
             [ "$split" = train ] || options+=(--max-tokens $((max_positions - 1)))
             [ -e "$text/$split.bpe.$language" ] ||
-                run "$PYTHON" "$corpus" apply-bpe "${options[@]}" \
+                run "$PYTHON" -m fairseq_mem_text apply-bpe "${options[@]}" \
                     "$text/$split.$language" "$text/$split.bpe.$language"
         done
     done
@@ -286,7 +286,7 @@ binarize() {
     grep -hE '\] Dictionary|tokens,' "$partial/bin/preprocess.log" || true
     for split in "${splits[@]}"; do
         for language in "$source" "$target"; do
-            "$PYTHON" "$corpus" verify "$text/$split.bpe.$language" \
+            "$PYTHON" -m fairseq_mem_text verify "$text/$split.bpe.$language" \
                 "$partial/bin/$split.$source-$target.$language"
         done
     done

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Read, not imported: importing needs fairseq and torch.
-VERSION = re.search(r'__version__ = "(.+)"', Path("fairseq_mem/__init__.py").read_text())[1]
+# Read, not imported: what importing needs may not be installed yet.
+VERSION_FILE = Path("serve/fairseq_mem_text/version.py")
+VERSION = re.search(r'__version__ = "(.+)"', VERSION_FILE.read_text())[1]
+SERVING = ("fairseq_mem_text", "fairseq_mem_serve")
 
 setup(
     name="fairseq-mem",
@@ -15,8 +17,13 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["fairseq_mem", "fairseq_mem.*"]),
-    package_data={"fairseq_mem": ["py.typed"]},
+    packages=[
+        *find_packages(include=["fairseq_mem", "fairseq_mem.*"]),
+        # Those of the distribution fairseq-mem-serve, for machines that have no fairseq.
+        *SERVING,
+    ],
+    package_dir={name: f"serve/{name}" for name in SERVING},
+    package_data={name: ["py.typed"] for name in ("fairseq_mem", *SERVING)},
     install_requires=[
         # The fork of fairseq that imports on Python 3.11 and newer. Exact, because we build on
         # its internals.
@@ -25,9 +32,12 @@ setup(
         "torch>=2.6",
         "numpy>=1.26,<3",
         "sacrebleu>=2.3,<3",
+        "tqdm>=4.60,<5",
+        # As in serve/pyproject.toml.
+        "ctranslate2>=4.5,<5",
+        "jsonschema>=4.18,<5",
         "sacremoses>=0.1,<1",
         "subword-nmt>=0.3.8,<0.4",
-        "tqdm>=4.60,<5",
     ],
     extras_require={
         "dev": [
@@ -40,7 +50,6 @@ setup(
             "x-transformers>=2.3",  # a contestant in benchmarks/, nothing else
         ],
         "analysis": ["matplotlib>=3.8", "scipy>=1.11"],  # report, lesion
-        "export": ["ctranslate2>=4.5"],
     },
     entry_points={"console_scripts": ["fairseq-mem = fairseq_mem.tools.cli:main"]},
     classifiers=[

@@ -32,7 +32,6 @@ from .training.optimizer import FairseqAdam
 
 check_command_line(sys.argv)
 
-__version__ = "0.1.0"
 __all__ = [
     "FairseqAdam",
     "LabelSmoothedCrossEntropyCriterion",
@@ -43,3 +42,16 @@ __all__ = [
     "UserError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """The version, which stands where all packages have it.
+
+    It is looked up when it is asked for: fairseq imports this package by its folder's name
+    (``--user-dir``), also where nothing else of ours is installed.
+    """
+    if name == "__version__":
+        from fairseq_mem_text.version import __version__
+
+        return __version__
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

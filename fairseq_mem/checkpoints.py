@@ -83,6 +83,21 @@ def is_whole_archive(file: IO[bytes]) -> bool:
         return False
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of fairseq's, carefully; see `load`.
+
+    Raises:
+        UserError: the file is missing, or cannot be used.
+    """
+    try:
+        # tensors stay on the disk until they are used, so that the optimizer's cost nothing
+        return load(path, map_location="cpu", mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}; check its name") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give a checkpoint in it") from None
+
+
 def _check_sums(file: IO[bytes], path: Path) -> bool:
     """Whether it is an archive; a damaged one is refused."""
     is_archive = file.read(2) == b"PK"

@@ -3,6 +3,10 @@
 # repository's root. What does the work is in fairseq_mem/runs. In messages they are called by their
 # file's name, or as $recipe says.
 
+# What the scripts run is this checkout, whatever is installed.
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH="$checkout:$checkout/serve${PYTHONPATH:+:$PYTHONPATH}"
+
 fail() { # what is wrong, and what to do
     echo "${recipe:-$(basename "$0")}: $*" >&2
     exit 1

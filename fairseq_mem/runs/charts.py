@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..tools.files import write_whole
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,8 @@ import re
 import sys
 from pathlib import Path
 
-from ..checkpoints import is_whole_archive
+from ..checkpoints import is_whole_archive, read_checkpoint
 from ..errors import UserError
-from ..tools.files import read_checkpoint
 
 NAME = re.compile(r"checkpoint_?(\d+)(?:_(\d+))?\.pt")
 

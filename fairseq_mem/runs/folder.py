@@ -39,15 +39,16 @@ named with its reason, and never read further.
 import contextlib
 import json
 import os
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairseq_mem_text import files
+
 from ..errors import UserError
-from ..tools.files import write_text
+from ..files import write_text
 
 FORMAT = 1
 TEXTS, NUMBERS = ("model", "size", "data"), ("seed", "updates")
@@ -57,10 +58,7 @@ RESULTS = {  # what result.json has beside the settings
 }  # fmt: skip
 DIGESTS = ("data_sha256", "dictionary_sha256")  # what tells data of one name apart
 ADDED = {"dictionary_sha256"}  # runs that began with an earlier version lack it
-LARGEST_FILE = 16 * 1024 * 1024
-LARGEST_NUMBER = 1e100  # squares and sums of such are still finite
 LARGEST_INTEGER = 2**63
-MOST_NESTED = 50  # lists and objects in each other
 
 
 @dataclass
@@ -117,7 +115,7 @@ def read_text(path: Path) -> str:
         ValueError: it is no regular file, or too large to be what it should be.
         OSError: it cannot be read.
     """
-    return _read_bytes(path).decode("utf-8", "replace")
+    return files.read_bytes(path).decode("utf-8", "replace")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -128,33 +126,12 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        content = json.loads(_read_bytes(path).decode("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-        _check_nesting(content)
-        json.dumps(content, ensure_ascii=False).encode("utf-8")  # lone surrogates are no text
-    except RecursionError:
-        raise ValueError(f"{path.name} is damaged: nested too deeply") from None
-    except UnicodeEncodeError:
-        raise ValueError(f"{path.name} is damaged: half a UTF-16 pair in a text") from None
+        content = files.read_json(path)
     except ValueError as error:
         raise ValueError(f"{path.name} is damaged: {error}") from None
     if content.get("format") != FORMAT:
         raise ValueError(f"{path.name} is not of format {FORMAT}")
     return content
-
-
-def _check_nesting(content: dict[str, Any]) -> None:
-    level: list[Any] = [content]
-    for _ in range(MOST_NESTED):
-        level = [
-            part
-            for whole in level
-            if isinstance(whole, dict | list)
-            for part in (whole.values() if isinstance(whole, dict) else whole)
-        ]
-    if level:
-        raise ValueError("nested too deeply")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -260,28 +237,12 @@ def _whole_number(path: Path) -> int:
         raise UserError(f"{path} is damaged; remove it and run again") from None
 
 
-def _read_bytes(path: Path) -> bytes:
-    # O_NONBLOCK: opening a FIFO that nobody writes would wait for ever
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("no regular file")
-        if found.st_size > LARGEST_FILE:
-            raise ValueError(f"{found.st_size:,} bytes are too many")
-        return file.read(LARGEST_FILE)
-
-
 def _reason_of_failure(folder: Path) -> str:
     try:
         text = read_text(folder / "failed.txt")
     except (ValueError, OSError) as error:
         text = f"{error} failed.txt"
     return " ".join(text.split()) or "no reason in failed.txt"
-
-
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) < LARGEST_NUMBER  # type: ignore[arg-type]  # NaN is not
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -316,13 +277,13 @@ def _check_result(result: dict[str, Any], settings: dict[str, Any]) -> None:
         raise ValueError("result.json has no metrics")
     for name, metric in metrics.items():
         value = metric.get("value") if isinstance(metric, dict) else None
-        if not _is_number(value):
+        if not files.is_number(value):
             raise ValueError(f"result.json has no finite {name}: {_short(metric)}")
         if metric.get("better") not in ("higher", "lower"):
             raise ValueError(f"result.json does not say which {name} is better")
     for name in ("parameters", "trained_parameters", "target_tokens_per_second", "wall_seconds"):
         value = result.get(name)
-        if value is not None and not _is_number(value):
+        if value is not None and not files.is_number(value):
             raise ValueError(f"result.json has {name} {_short(value)}")
     for name, expected in (("signatures", dict), ("versions", dict), ("commands", list)):
         if not isinstance(result.get(name, expected()), expected):

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tools.files import write_whole
+from ..files import write_whole
 from . import training
 from .checkpoints import final_checkpoints, is_whole
 from .stages import RunFailed, Stages, quoted

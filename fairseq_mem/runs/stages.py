@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from ..errors import UserError
-from ..tools.files import write_text
+from ..files import write_text
 from . import folder as files
 from .signals import StopOnSignal
 

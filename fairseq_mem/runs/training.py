@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..tools.files import write_text
+from ..files import write_text
 from . import folder as files
 from .checkpoints import newest_checkpoints
 from .metrics import measured

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tools.files import write_text, write_whole
+from ..files import write_text, write_whole
 from . import training
 from .checkpoints import final_checkpoints
 from .stages import RunFailed, Stages, quoted, show

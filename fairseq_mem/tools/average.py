@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints import read_checkpoint
 from ..dictionaries import OPTION, fingerprint, model_options, noted
 from ..errors import UserError
-from .files import read_checkpoint, write_whole
+from ..files import write_whole
 from .loading import first_folder
 
 EPOCHS = re.compile(r"checkpoint(\d+)\.pt")

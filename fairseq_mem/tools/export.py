@@ -50,7 +50,6 @@ Padding inside a source is to be left out, which is as if it were masked.
 
 import argparse
 import contextlib
-import hashlib
 import importlib.util
 import io
 import json
@@ -63,6 +62,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import partial_name, sha256
+from fairseq_mem_text.settings import settings_of
 from torch import Tensor
 
 from .. import __version__
@@ -70,9 +72,7 @@ from ..checkpoints import kind
 from ..dictionaries import fingerprints
 from ..errors import UserError
 from ..literals import shown
-from .files import partial_name
 from .loading import load_translation_model
-from .prepared import prepared
 
 FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
@@ -176,7 +176,10 @@ def export(
     if unknown:
         raise _refused(checkpoint, [f"CTranslate2 has no {unknown[0]}"])
     model = model.float().eval()
-    text = prepared(data, task.cfg.source_lang, tokenizer, codes)
+    try:
+        text = settings_of(data, task.cfg.source_lang, tokenizer, codes)
+    except TextError as error:
+        raise UserError(str(error)) from error
     if text.codes is not None:
         _check_codes(text.codes)
     with torch.no_grad():
@@ -229,11 +232,7 @@ def export(
 
 def _digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file, by which a damaged copy is told."""
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}
 
 
 def _check_target(out: Path, force: bool) -> None:

@@ -20,12 +20,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from fairseq_mem_text.files import is_number, read_json, sha256
+from fairseq_mem_text.lines import read_lines
 
+from ..checkpoints import read_checkpoint
 from ..errors import UserError, first_line
+from ..files import write_text
 from ..runs import charts
 from ..runs.tables import markdown, signed
-from .files import is_number, read_checkpoint, read_json, sha256, write_text
-from .lines import read_lines
 from .loading import first_folder, load_translation_model
 
 FORMAT = 1

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoints import check_translation
+from ..checkpoints import check_translation, read_checkpoint
 from ..dictionaries import check_dictionaries
 from ..errors import UserError, first_line
-from .files import read_checkpoint
 
 REMEDY = "give the binarised data that the model learned from"
 

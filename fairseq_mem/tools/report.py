@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_text
 from ..runs import charts
 from ..runs.collect import all_runs, by_group, find_runs, natural, runs_not_compared
 from ..runs.compare import Table, compare
 from ..runs.render import differing_settings, to_chart, to_csv, to_markdown
-from .files import write_text
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

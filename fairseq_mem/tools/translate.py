@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import logging
-import math
 import os
 import select
 import sys
@@ -20,9 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fairseq_mem_text.arguments import finite, positive
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import partial_name
+from fairseq_mem_text.settings import settings_of
+
 from ..errors import UserError, first_line
-from .files import partial_name
-from .prepared import prepared
 
 if TYPE_CHECKING:
     from fairseq_mem_serve import Batch, Found, Hypothesis, Translator
@@ -116,22 +118,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def positive(text: str) -> int:
-    """A whole number above 0, from the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
-
-
-def finite(text: str) -> float:
-    """A number that is one, from the command line."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is no finite number")
-    return number
-
-
 def penalty(text: str) -> float:
     """A length penalty, from the command line."""
     number = finite(text)
@@ -164,7 +150,7 @@ def main(args: argparse.Namespace) -> int:
         interactive = source.isatty()
         try:
             translator = load(args, interactive)
-        except (ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
+        except (TextError, ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
             raise UserError(str(error)) from error
         check_languages(args, translator)
         run = Run(args, translator, fairseq_mem_serve.TooLong, interactive)
@@ -277,7 +263,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     model.prepare_for_inference_(cfg)
     source, target = task.cfg.source_lang, task.cfg.target_lang
     codes = args.bpe_codes and Path(args.bpe_codes)
-    text = prepared(data, source, args.tokenizer, codes)
+    text = settings_of(data, source, args.tokenizer, codes)
     pipeline = TextPipeline(source, target, **text._asdict())
     return Translator(FairseqEngine(task, [model]), pipeline)
 

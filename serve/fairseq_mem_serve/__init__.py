@@ -1,9 +1,10 @@
 """Translate raw text with a model that `fairseq-mem export` wrote, without fairseq or torch."""
 
+from fairseq_mem_text.pipeline import TextPipeline, TooLong
+from fairseq_mem_text.version import __version__
+
 from .engine import load_translator
-from .text import TextPipeline, TooLong
 from .translator import Batch, Engine, Found, Hypothesis, NotText, Translator
-from .version import __version__
 
 __all__ = [
     "Batch",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ctranslate2
+from fairseq_mem_text.pipeline import TextPipeline
 
 from .folder import REMEDY, check_files, read_description, read_vocabulary
-from .text import TextPipeline
 from .translator import PADDING, Batch, Found, Translator
 
 END = "</s>"

@@ -5,12 +5,12 @@ checked before CTranslate2, sacremoses or subword-nmt see it. CTranslate2 checks
 loads; so an export tells the SHA-256 of each of its files, and they are compared.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+from fairseq_mem_text.files import sha256
 
 FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
@@ -122,12 +122,10 @@ def check_files(folder: Path, description: dict[str, Any]) -> None:
         )
     for name, digest in description.get("sha256", {}).items():
         check_size(folder / name)
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise ValueError(
-                    f"{folder / name} is damaged: its SHA-256 is not the one in {DESCRIPTION}; "
-                    f"{REMEDY}"
-                )
+        if sha256(folder / name) != digest:
+            raise ValueError(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {DESCRIPTION}; {REMEDY}"
+            )
 
 
 def read_vocabulary(folder: Path, side: str) -> set[str]:

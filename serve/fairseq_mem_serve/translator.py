@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from .text import TextPipeline, TooLong
+from fairseq_mem_text.pipeline import TextPipeline, TooLong
 
 PADDING = "<pad>"  # fairseq's; inside a sentence as if it were not there
 MOST_PENALTY = 10  # CTranslate2's float32 holds the lengths of texts to this power

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from fairseq_mem_text.lines import CHUNK_LINES
+from fairseq_mem_text.workers import in_order
 from helpers.preprocessing import (
-    corpus,
     library,
     preprocess,
     refused,
@@ -17,7 +18,7 @@ from helpers.preprocessing import (
 
 
 def test_equals_the_libraries_own_commands(tmp_path):
-    count = 2 * corpus.CHUNK_LINES + 345  # several chunks, the last one not full
+    count = 2 * CHUNK_LINES + 345  # several chunks, the last one not full
     prefix = write_pair(tmp_path, "train", count)
     # Windows line ends, and no newline at the very end.
     german = Path(f"{prefix}.de").read_bytes().replace(b"Ende\n", b"Ende\r\n").rstrip(b"\n")
@@ -85,7 +86,7 @@ def test_only_a_few_chunks_are_in_memory():
             taken.append(number)
             yield number
 
-    for given, number in enumerate(corpus.in_order(Pool(), lambda chunk: chunk, chunks(), 2)):
+    for given, number in enumerate(in_order(Pool(), lambda chunk: chunk, chunks(), 2)):
         assert number == given
         assert len(taken) - given <= 8
 

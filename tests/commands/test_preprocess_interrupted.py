@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from helpers.commands import HANGS
 from helpers.preprocessing import (
-    CORPUS,
+    STAGES,
     command,
     preprocess,
     refused,
@@ -219,7 +219,7 @@ def heed_ctrl_c() -> None:
 def test_ctrl_c_leaves_no_partial_file(tmp_path):
     prefix = write_pair(tmp_path, "train", 200_000)
     process = subprocess.Popen(
-        [sys.executable, CORPUS, "tokenize", "--source-lang", "de", "--target-lang", "en",
+        [*STAGES, "tokenize", "--source-lang", "de", "--target-lang", "en",
          "--workers", "2", f"{prefix}.de", f"{prefix}.en", tmp_path / "tok"],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=heed_ctrl_c,

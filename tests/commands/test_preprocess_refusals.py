@@ -5,10 +5,12 @@ import os
 import subprocess
 
 import pytest
+from fairseq_mem_text.checks import INDEX_HEADER
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import written
 from helpers.preprocessing import (
     SCRIPT,
     command,
-    corpus,
     last_line,
     mounted,
     preprocess,
@@ -161,8 +163,8 @@ def test_file_that_grows_too_large(raw, tmp_path):
 
 
 def test_written_removes_what_it_began(tmp_path):
-    with pytest.raises(corpus.CorpusError, match="free some space and run again"):
-        with corpus.written(str(tmp_path / "a"), str(tmp_path / "b")) as (a, _):
+    with pytest.raises(TextError, match="free some space and run again"):
+        with written(str(tmp_path / "a"), str(tmp_path / "b")) as (a, _):
             a.write(b"begun")
             raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
@@ -171,7 +173,7 @@ def test_written_removes_what_it_began(tmp_path):
 def test_verify_notices_lost_data(tmp_path):
     (tmp_path / "text").write_text("a b\nc\n")
     sizes = (3).to_bytes(4, "little") + (2).to_bytes(4, "little")
-    index = corpus.INDEX_HEADER.pack(b"MMIDIDX\0\0", 1, 8, 2) + sizes + bytes(16)
+    index = INDEX_HEADER.pack(b"MMIDIDX\0\0", 1, 8, 2) + sizes + bytes(16)
     (tmp_path / "data.idx").write_bytes(index)
     (tmp_path / "data.bin").write_bytes(bytes(10))
     assert run_corpus("verify", tmp_path / "text", tmp_path / "data").returncode == 0

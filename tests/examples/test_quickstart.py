@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.util
 import json
 import os
 import sqlite3
@@ -14,17 +13,10 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT
 
+from examples.quickstart import bible, report
+
 QUICKSTART = ROOT / "examples" / "quickstart"
 
-
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bible, report = load(QUICKSTART / "bible.py"), load(QUICKSTART / "report.py")
 
 # ---------------------------------------------------------------- a small Bible
 

@@ -1,7 +1,6 @@
 """examples/wikitext103: the text, and the commands that would be run."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
@@ -13,10 +12,9 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT
 
+from examples.wikitext103 import wiki
+
 EXAMPLE = ROOT / "examples" / "wikitext103"
-spec = importlib.util.spec_from_file_location("wiki", EXAMPLE / "wiki.py")
-wiki = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(wiki)
 
 
 # the text

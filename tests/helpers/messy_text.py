@@ -2,7 +2,7 @@
 
 import random
 
-from helpers.preprocessing import corpus
+from fairseq_mem_text.segmenting import learned_merges
 
 # Pieces of text that the rules of Moses look for, beside each other as they may come.
 PIECES = [
@@ -22,4 +22,4 @@ def messy_lines(seed: int, count: int) -> list[str]:
 
 
 def learned(words: dict[str, int], merges: int) -> list[str]:
-    return list(corpus.learned_merges(words, merges))
+    return list(learned_merges(words, merges))

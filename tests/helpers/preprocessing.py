@@ -1,6 +1,5 @@
 """preprocess.sh as users run it, with German and English lines that are hard to treat."""
 
-import importlib.util
 import os
 import resource
 import subprocess
@@ -12,12 +11,7 @@ import pytest
 from helpers.commands import ROOT
 
 SCRIPT = ROOT / "preprocess.sh"
-CORPUS = ROOT / "fairseq_mem" / "tools" / "corpus.py"
-
-spec = importlib.util.spec_from_file_location("corpus", CORPUS)
-corpus = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(corpus)
-linear = corpus.beside("linear", corpus.SERVE)
+STAGES = [sys.executable, "-m", "fairseq_mem_text"]
 
 # What real text brings: quotes, dashes, abbreviations, numbers, markup, odd spaces.
 GERMAN = [
@@ -80,9 +74,7 @@ def preprocess(raw: Path, out: Path, *options: object, **kwargs) -> subprocess.C
 
 
 def run_corpus(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(CORPUS), *map(str, words)], capture_output=True, text=True
-    )
+    return subprocess.run([*STAGES, *map(str, words)], capture_output=True, text=True)
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:

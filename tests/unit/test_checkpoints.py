@@ -25,8 +25,8 @@ from helpers import commands, trained_models
 from omegaconf import OmegaConf
 
 from fairseq_mem import MemTransformerModel, UserError, checkpoints
+from fairseq_mem.checkpoints import read_checkpoint
 from fairseq_mem.tools import cli
-from fairseq_mem.tools.files import read_checkpoint
 
 # ---------------------------------------------------------------- damaged
 

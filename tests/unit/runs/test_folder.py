@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from fairseq_mem_text import files
 
 from fairseq_mem import UserError
 from fairseq_mem.runs import folder
@@ -54,7 +55,7 @@ def metric(value):
         ("result.json", json.dumps({**RESULT, "trained_parameters": "x"}), "trained_parameters"),
         ("result.json", json.dumps({**RESULT, "label": "\ud800"}), "half a UTF-16 pair"),
         ("settings.json", json.dumps({"format": 1, **SETTINGS, "seed": 10**300}), "proper seed"),
-        ("settings.json", " " * (folder.LARGEST_FILE + 1), "bytes are too many"),
+        ("settings.json", " " * (files.LARGEST_FILE + 1), "bytes are too many"),
         ("failed.txt", "no\nmemory", "failed: no memory"),
         ("failed.txt", "", "no reason in failed.txt"),
     ],

@@ -5,7 +5,7 @@ from fairseq_mem_serve import (
     TextPipeline,
     TooLong,
 )
-from fairseq_mem_serve.text import BPE_MARK
+from fairseq_mem_text.pipeline import BPE_MARK
 from helpers.preprocessing import GERMAN, run_corpus
 
 FILES = {"raw.de", "raw.en", "tok", "tok.de", "code", "bpe"}
@@ -92,7 +92,7 @@ class _Refuses:
 
 
 def test_the_cache_of_words_is_bounded(translator_files, monkeypatch):
-    monkeypatch.setattr("fairseq_mem_serve.text.MOST_CACHED_WORDS", 20)
+    monkeypatch.setattr("fairseq_mem_text.pipeline.MOST_CACHED_WORDS", 20)
     pipeline = TextPipeline("de", "en", codes=translator_files.data / "code")
     for number in range(100):
         pipeline.split(f"wort{number} und{number}")
@@ -103,7 +103,7 @@ def test_the_cache_of_words_is_not_emptied_while_another_thread_reads_it(
     translator_files, monkeypatch
 ):
     """subword-nmt looks a word up, then takes it."""
-    monkeypatch.setattr("fairseq_mem_serve.text.MOST_CACHED_WORDS", 1)
+    monkeypatch.setattr("fairseq_mem_text.pipeline.MOST_CACHED_WORDS", 1)
     pipeline = TextPipeline("de", "en", codes=translator_files.data / "code")
     pipeline.split("eins")
     read_by_another = pipeline._bpe.cache

@@ -3,13 +3,12 @@
 import io
 import random
 import subprocess
-import sys
 
 import pytest
+from fairseq_mem_text import linear, moses, segmenting
+from fairseq_mem_text.lines import CHUNK_LINES
 from helpers.messy_text import learned, messy_lines
-from helpers.preprocessing import ENGLISH, GERMAN, corpus, library, linear, sentences
-
-moses = corpus.beside("moses")
+from helpers.preprocessing import ENGLISH, GERMAN, STAGES, library, sentences
 
 
 @pytest.mark.parametrize("language", ["de", "en", "fr"])
@@ -44,11 +43,11 @@ def test_few_words_are_remembered(monkeypatch):
         assert tokenize(line) == expected.by_library(line)
         assert len(tokenize) <= 5
 
-    monkeypatch.setattr(corpus, "REMEMBERED_WORDS", 5)
+    monkeypatch.setattr(segmenting, "REMEMBERED_WORDS", 5)
     from subword_nmt.apply_bpe import BPE
 
     codes = "#version: 0.2\nt h\nth e</w>\nn d</w>\n"
-    segmented, plain = corpus.Segmented(BPE(io.StringIO(codes))), BPE(io.StringIO(codes))
+    segmented, plain = segmenting.Segmented(BPE(io.StringIO(codes))), BPE(io.StringIO(codes))
     for line in [*ENGLISH, " a  the  ", "", "the\r"]:
         for ended in (line, line + "\n"):
             assert segmented.segment_line(ended) == plain.process_line(ended)
@@ -98,9 +97,7 @@ def test_removed_characters_are_sacremoses_own(tmp_path):
         (tmp_path / f"raw.{language}").write_text(lines, encoding="utf-8")
     words = ["tokenize", "--source-lang", "de", "--target-lang", "en", "--remove-nonprinting"]
     paths = [tmp_path / "raw.de", tmp_path / "raw.en", tmp_path / "tok"]
-    done = subprocess.run(
-        [sys.executable, corpus.__file__, *words, *map(str, paths)], capture_output=True, text=True
-    )
+    done = subprocess.run([*STAGES, *words, *map(str, paths)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for language in ("de", "en"):
         expected = library(
@@ -113,14 +110,14 @@ def test_removed_characters_are_sacremoses_own(tmp_path):
 
 def test_repeated_pairs_are_dropped(tmp_path):
     pairs = [("ein Haus", "a house"), ("ein Haus", "a home"), ("ein \u201eHaus\u201c", '"a house"')]
-    many = pairs * corpus.CHUNK_LINES + [("ein  Haus", "a house")]  # over several chunks
+    many = pairs * CHUNK_LINES + [("ein  Haus", "a house")]  # over several chunks
     for column, language in enumerate(("de", "en")):
         lines = "".join(pair[column] + "\n" for pair in many)
         (tmp_path / f"raw.{language}").write_text(lines, encoding="utf-8")
     words = ["tokenize", "--source-lang", "de", "--target-lang", "en", "--clean", "--dedup"]
     paths = [tmp_path / "raw.de", tmp_path / "raw.en", tmp_path / "tok"]
     done = subprocess.run(
-        [sys.executable, corpus.__file__, *words, "--workers", "2", *map(str, paths)],
+        [*STAGES, *words, "--workers", "2", *map(str, paths)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from fairseq_mem_serve import TextPipeline, TooLong
-from fairseq_mem_serve.text import WORDS
+from fairseq_mem_text import linear, segmenting
+from fairseq_mem_text.pipeline import WORDS
 from helpers.messy_text import PIECES, learned, messy_lines
-from helpers.preprocessing import corpus, linear
 
 # ---------------------------------------------------------------- Moses
 
@@ -113,7 +113,7 @@ def test_long_words_are_segmented_as_by_the_library(version, alphabet):
         for length in (1, 2, linear.LONG_WORD, linear.LONG_WORD + 1, 200):
             word = "".join(draw.choices(alphabet, k=length))
             assert linear.segment_word(bpe, word) == bpe.segment_tokens([word])
-            assert corpus.Segmented(bpe)[word] == bpe.process_line(word)
+            assert segmenting.Segmented(bpe)[word] == bpe.process_line(word)
 
 
 def test_the_work_of_bpe_grows_with_the_length_of_a_word():
@@ -126,7 +126,7 @@ def test_the_work_of_bpe_grows_with_the_length_of_a_word():
     def work(length: int) -> int:
         bpe = BPE(io.StringIO(codes))
         bpe.bpe_codes = CountedCodes(bpe.bpe_codes)
-        segmented = corpus.Segmented(bpe)["".join(draw.choices("abcdefghij", k=length))]
+        segmented = segmenting.Segmented(bpe)["".join(draw.choices("abcdefghij", k=length))]
         assert length < len(segmented) < 4 * length
         return bpe.bpe_codes.looked_up
 

@@ -7,11 +7,7 @@ sacremoses runs some seventy substitutions over every line. Two observations sav
 - what the tokenizer makes of a word, of what stands between two spaces, seldom depends on the
   words around it, so that each word is given to sacremoses once and remembered (`Tokenizer`). Where
   it does depend, the whole line is given to sacremoses.
-
-Imported by its path, as corpus.py is run: nothing of this package is imported here.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable

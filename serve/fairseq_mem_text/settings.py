@@ -1,12 +1,15 @@
-"""How the text of a folder of binarised data was prepared: what preprocess.sh left beside it."""
+"""How the text of a folder of binarised data was prepared, by what `preprocess.sh` left in it.
+
+That is ``settings.txt``, a name and its value a line, and the BPE merges in ``code``.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
+from .errors import TextError
 
 
-class Prepared(NamedTuple):
+class TextSettings(NamedTuple):
     """What raw text needs before a model that learned from the data can read it."""
 
     tokenizer: str | None  # "moses"
@@ -16,9 +19,9 @@ class Prepared(NamedTuple):
     codes: Path | None  # BPE merges
 
 
-def prepared(
+def settings_of(
     data: Path, language: str, tokenizer: str | None = None, codes: Path | None = None
-) -> Prepared:
+) -> TextSettings:
     """How text of ``language`` was prepared: as asked for, or else as the data's settings say.
 
     Text of another origin than preprocess.sh was binarised as it was, but for BPE.
@@ -29,14 +32,14 @@ def prepared(
         codes: file of BPE merges, or None for the data's.
 
     Raises:
-        UserError: the settings cannot be read.
+        TextError: the settings cannot be read.
     """
     settings: dict[str, str] = {}
     if (data / "settings.txt").is_file():
         try:
             lines = (data / "settings.txt").read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError:
-            raise UserError(
+            raise TextError(
                 f"{data / 'settings.txt'} is damaged (no UTF-8); run preprocess.sh again"
             ) from None
         settings = dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
@@ -45,7 +48,7 @@ def prepared(
     # opposite direction begins with.
     places = [codes] if codes else [data / f"code.{language}", data / "code"]
     normalize = moses and settings.get("normalize") == "yes"
-    return Prepared(
+    return TextSettings(
         "moses" if moses else None,
         normalize,
         normalize and settings.get("nonprinting") == "remove",

@@ -7,11 +7,7 @@ the places where it happens, and a heap holds the frequent pairs.
 Each symbol comes about by one merge only: until something is merged across its ends, the same
 letters are merged in the same order wherever they stand. So the places of a symbol are those of
 the merge that made it. (Unless a word has subword-nmt's mark for its end in it: see `learnable`.)
-
-Imported by its path, as corpus.py is run: nothing of this package is imported here.
 """
-
-from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping

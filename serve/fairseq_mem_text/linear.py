@@ -1,8 +1,6 @@
 """Moses' rules and BPE of any text in time that grows with its length, not with its square.
 
-The results are those of sacremoses and subword-nmt, character for character. One file for
-training text and for serving: preprocess.sh imports it by its path, so it imports nothing of this
-package.
+The results are those of sacremoses and subword-nmt, character for character.
 """
 
 import heapq

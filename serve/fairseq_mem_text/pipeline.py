@@ -6,6 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from sacremoses import MosesDetokenizer
+from subword_nmt.apply_bpe import BPE
+
+from .linear import LinearNormalizer, LinearTokenizer, compose, segment_word
+
 BPE_MARK = "@@"  # at the end of a piece that the next one continues
 MARKS = frozenset(("<s>", "</s>"))  # fairseq's; never part of a text
 MOST_CACHED_WORDS = 200_000
@@ -65,10 +70,6 @@ class TextPipeline:
         self._normalizer = self._tokenizer = self._detokenizer = self._bpe = None
         self._compose: Callable[[str], str] | None = None
         if tokenizer == "moses":
-            from sacremoses import MosesDetokenizer
-
-            from .linear import LinearNormalizer, LinearTokenizer, compose
-
             if normalize:
                 self._normalizer = LinearNormalizer(
                     source_language, post_remove_control_chars=remove_nonprinting
@@ -77,11 +78,6 @@ class TextPipeline:
             self._tokenizer = LinearTokenizer(source_language)
             self._detokenizer = MosesDetokenizer(target_language)
         if codes is not None:
-            from subword_nmt.apply_bpe import BPE
-
-            from .linear import segment_word
-
-            self._segment_word = segment_word
             said = io.StringIO()
             try:
                 with open(codes, encoding="utf-8-sig") as lines, contextlib.redirect_stderr(said):
@@ -114,7 +110,7 @@ class TextPipeline:
         if self._bpe is not None:
             # Before the work is done: the least that can come out.
             check_length(sum(-(-len(w) // self._longest_piece) for w in line.split()), limit)
-            words = (self._segment_word(self._bpe, word) for word in line.split(" ") if word)
+            words = (segment_word(self._bpe, word) for word in line.split(" ") if word)
             line = " ".join(piece for pieces in words for piece in pieces)
             if len(self._bpe.cache) > MOST_CACHED_WORDS:
                 # Another thread may be reading this one.

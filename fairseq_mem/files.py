@@ -1,0 +1,34 @@
+"""Files of tools and runs: written whole or not at all, with an error in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fairseq_mem_text.files import replacing
+
+from .errors import UserError
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Make the file ``path``: it is there when complete, or as it was before.
+
+    Args:
+        path: the file; its folder is made if need be.
+        write: called with a temporary name in the same folder, which it writes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            write(partial)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        cause = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {path}: {cause}; free some space or choose another place"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8", newline=""))

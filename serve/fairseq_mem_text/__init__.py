@@ -1,0 +1,15 @@
+"""How text is prepared, for training and for translating: one home, without fairseq or torch.
+
+`preprocess.sh` makes training data with it, `fairseq-mem translate`, `export` and fairseq_mem_serve
+treat raw text by the same code. Its modules:
+
+- ``pipeline``: raw text to subword tokens and back, a sentence at a time
+- ``linear``, ``moses``: sacremoses' and subword-nmt's rules, on any text in linear time; and faster
+- ``bpe``: learning BPE merges
+- ``settings``: what ``settings.txt`` in a folder of data says about its text
+- ``checks``, ``tokenizing``, ``segmenting``: whole parallel texts, on all cores
+- ``lines``, ``files``, ``workers``, ``progress``, ``arguments``, ``errors``: what these share
+- ``__main__``: the stages of `preprocess.sh` as commands
+
+Nothing is imported here, so that each module brings only what it needs.
+"""

@@ -1,0 +1,64 @@
+r"""Sentences out of text files, counted as preprocess.sh, translate and sacreBLEU count them.
+
+Only ``\n`` ends a line: a carriage return, U+2028 and others that Python takes for a line's end may
+stand inside a sentence. A byte order mark at the start of a file is none of its text.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import TextError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+CHUNK_LINES = 1000  # enough work to outweigh the cost of passing it between processes
+
+
+def read_lines(path: Path) -> list[str]:
+    r"""The lines of a UTF-8 text; a carriage return at the end of a line is none of it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8; says in which line.
+    """
+    lines = path.read_bytes().removeprefix(BYTE_ORDER_MARK).removesuffix(b"\n").split(b"\n")
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"line {number} of {path.name}: not valid UTF-8 (byte 0x{line[error.start]:02x}); "
+                "convert the file, for instance: iconv -f ISO-8859-1 -t UTF-8"
+            ) from None
+    return texts
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A text file, to be read as bytes.
+
+    Raises:
+        TextError: it cannot be read.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise TextError(f"cannot read {path}: {error.strerror}; check the prefix") from error
+    with file:
+        yield file
+
+
+def line_chunks(file: BinaryIO, lines: int = CHUNK_LINES) -> Iterator[list[bytes]]:
+    r"""The lines of a file, with their ``\n``, so many at a time."""
+    while chunk := list(itertools.islice(file, lines)):
+        yield chunk
+
+
+def text_chunks(file: BinaryIO) -> Iterator[list[bytes]]:
+    """`line_chunks` of raw text, without a byte order mark."""
+    if file.read(3) != BYTE_ORDER_MARK:
+        file.seek(0)
+    return line_chunks(file)

@@ -1,0 +1,36 @@
+"""How far a long work is, on standard error."""
+
+import sys
+import time
+
+SECONDS_BETWEEN_PROGRESS = 10
+
+
+class Progress:
+    """Says every few seconds how far we are; at the end how long it took.
+
+    Args:
+        what: the work's name.
+        unit: what is counted.
+    """
+
+    def __init__(self, what: str, unit: str = "lines") -> None:
+        self.what, self.unit, self.lines, self.start = what, unit, 0, time.monotonic()
+        self.next_report = self.start + SECONDS_BETWEEN_PROGRESS
+
+    def add(self, lines: int) -> None:
+        """So many more are done."""
+        self.lines += lines
+        if time.monotonic() >= self.next_report:
+            self.report()
+            self.next_report = time.monotonic() + SECONDS_BETWEEN_PROGRESS
+
+    def report(self) -> None:
+        """Say how many are done, and how many of them in a second."""
+        seconds = max(time.monotonic() - self.start, 1e-3)
+        say(f"{self.what}: {self.lines:,} {self.unit}, {self.lines / seconds:,.0f} a second")
+
+
+def say(message: str) -> None:
+    """Print a line to standard error, at once."""
+    print(message, file=sys.stderr, flush=True)
