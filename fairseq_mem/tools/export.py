@@ -164,8 +164,8 @@ def export(
     Raises:
         UserError: the model cannot be exported, or a file is missing or in the way.
     """
-    if importlib.util.find_spec("ctranslate2") is None:  # an optional requirement
-        raise UserError("export needs ctranslate2; run: pip install 'fairseq-mem[export]'")
+    if importlib.util.find_spec("ctranslate2") is None:  # installed without what we require
+        raise UserError("export needs ctranslate2; run: pip install 'ctranslate2>=4.5,<5'")
     _check_target(out, force)
     if codes is not None and not codes.is_file():
         raise UserError(f"--bpe-codes {codes}: there is no such file")

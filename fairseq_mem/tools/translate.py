@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> int:
         import fairseq_mem_serve
     except ImportError as error:
         raise UserError(
-            f"translate needs the package fairseq-mem-serve ({error}): pip install ./serve in the "
+            f"translate needs all that fairseq-mem requires ({error}): run `pip install .` in the "
             "checkout of fairseq_mem"
         ) from None
     with opened(args.input) as source:

@@ -9,6 +9,7 @@ treat raw text by the same code. Its modules:
 - ``settings``: what ``settings.txt`` in a folder of data says about its text
 - ``checks``, ``tokenizing``, ``segmenting``: whole parallel texts, on all cores
 - ``lines``, ``files``, ``workers``, ``progress``, ``arguments``, ``errors``: what these share
+- ``version``: of all packages here, told nowhere else
 - ``__main__``: the stages of `preprocess.sh` as commands
 
 Nothing is imported here, so that each module brings only what it needs.

@@ -391,7 +391,7 @@ def test_a_checkpoint_knows_its_data(run, translator_files, tmp_path, expected):
 
 def test_without_the_package(monkeypatch, translator_files):
     monkeypatch.setitem(sys.modules, "fairseq_mem_serve", None)
-    assert "pip install ./serve" in refusal(translator_files)
+    assert "pip install ." in refusal(translator_files)
 
 
 # ---------------------------------------------------------------- as a process

