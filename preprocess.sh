@@ -60,25 +60,20 @@ fail() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="$here/serve${PYTHONPATH:+:$PYTHONPATH}" # where fairseq_mem_text is
 
 # ------------------------------------------------------------ options
 
 declare -A prefix=() # of each split
 source='' target='' out=''
-bpe=10000 separate=no normalize=yes nfc=yes nonprinting=keep dedup=no min_words=1 max_words=250 max_ratio=1.5
-max_positions=1024 workers='' redo=no
+bpe=10000 min_words=1 max_words=250 max_ratio=1.5 max_positions=1024 workers=''
+flags=() # options without a value
 
 while [ $# -gt 0 ]; do
     option=$1
     case $option in
     -h | --help) usage && exit ;;
-    --separate) separate=yes && shift && continue ;;
-    --no-normalize) normalize=no nfc=no && shift && continue ;;
-    --no-nfc) nfc=no && shift && continue ;;
-    --remove-nonprinting) nonprinting=remove && shift && continue ;;
-    --dedup) dedup=yes && shift && continue ;;
-    --redo) redo=yes && shift && continue ;;
+    --separate | --no-normalize | --no-nfc | --remove-nonprinting | --dedup | --redo)
+        flags+=("$option") && shift && continue ;;
     esac
     [ $# -ge 2 ] || fail "$option needs a value; see --help"
     case $option in
@@ -105,8 +100,6 @@ done
 for split in train valid; do
     [ -n "${prefix[$split]:-}" ] || fail "--$split is missing; see --help"
 done
-splits=(train valid)
-[ -z "${prefix[test]:-}" ] || splits+=(test)
 for name in bpe max_words max_positions; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--${name//_/-} ${!name}: give a whole number above 0"
 done
@@ -114,7 +107,7 @@ done
 [[ $max_ratio =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--max-ratio $max_ratio: give a number such as 1.5"
 workers=${workers:-$(getconf _NPROCESSORS_ONLN)}
 [[ $workers =~ ^[1-9][0-9]*$ ]] || fail "--workers $workers: give a whole number above 0"
-[ "$normalize$nonprinting" != noremove ] ||
+[[ " ${flags[*]} " != *" --no-normalize "* || " ${flags[*]} " != *" --remove-nonprinting "* ]] ||
     fail "--remove-nonprinting is a part of normalising: leave out --no-normalize"
 [[ $source != "$target" ]] || fail "--source and --target are both $source; give two languages"
 # fairseq reads a comma and a colon in a path as the border between two paths.
@@ -127,192 +120,13 @@ fi
 python=$PYTHON
 PYTHON=$(command -v "$python") || fail "there is no Python $python; run 'make install', or set PYTHON"
 PATH="$(dirname "$PYTHON"):$PATH" # where pip put fairseq-preprocess
+export PYTHONPATH="$here/serve${PYTHONPATH:+:$PYTHONPATH}" # where fairseq_mem_text is
 if ! command -v fairseq-preprocess >/dev/null ||
     ! "$PYTHON" -c 'import sacremoses, subword_nmt' 2>/dev/null; then
     fail "$PYTHON lacks sacremoses, subword-nmt or fairseq; run 'make install', or set PYTHON"
 fi
 
-# ------------------------------------------------------------ what was asked, what is there
-
-show() { # a command, so that it can be copied
-    printf '+'
-    printf ' %q' "$@"
-    printf '\n'
-}
-
-run() {
-    show "$@"
-    "$@"
-}
-
-settings="source $source
-target $target
-bpe $bpe
-separate $separate
-normalize $normalize
-min-words $min_words
-max-words $max_words
-max-ratio $max_ratio
-max-positions $max_positions"
-# Only where they are not as before these options were there: older data stays valid.
-[ "$nfc" = no ] || settings+=$'\n'"nfc yes"
-[ "$nonprinting" = keep ] || settings+=$'\n'"nonprinting $nonprinting"
-[ "$dedup" = no ] || settings+=$'\n'"dedup $dedup"
-echo "== Checking the text"
-for split in "${splits[@]}"; do
-    limit=()
-    [ "$split" = train ] || limit=(--max-tokens $((max_positions - 1)))
-    found=$("$PYTHON" -m fairseq_mem_text check "${limit[@]}" "${prefix[$split]}.$source" "${prefix[$split]}.$target")
-    settings+=$'\n'$(paste -d' ' <(printf '%s.%s\n' "$split" "$source" "$split" "$target") <(echo "$found"))
-    [ "$split" != train ] || pairs=${found##* }
-    echo "$split: ${found##* } pairs"
-done
-
-partial="${out:?}/partial" # everything is made here and moved up when it is complete
-
-changed() { # what differs between the settings in file $1 and those asked for
-    { diff <(grep -v '^#' "$1") <(echo "$settings") || true; } |
-        sed -nE 's/^</  made with/p; s/^>/  asked for/p'
-}
-
-if [ -e "$out/settings.txt" ]; then
-    if [ "$redo" = no ]; then
-        changes=$(changed "$out/settings.txt")
-        [ -n "$changes" ] || { echo "$out is complete: nothing to do" && exit; }
-        if [ "$changes" = '  asked for nfc yes' ]; then
-            echo "$out is complete, made before characters were composed (NFC): nothing to do, or --redo"
-            exit
-        fi
-        echo "$changes"
-        fail "$out holds data of other options or text (see above); choose another --out, or replace it with --redo"
-    fi
-elif [ ! -e "$partial/lock" ] && [ ! -e "$partial/settings.txt" ] && [ -d "$out" ] &&
-    [ -n "$(find "$out" -mindepth 1 ! \( -type d -name partial \))" ]; then
-    fail "$out holds files that preprocess.sh didn't make; choose another --out"
-fi
-mkdir -p "$partial" || fail "cannot make $partial; choose an --out that can be written to"
-exec 9>>"$partial/lock" || fail "cannot write in $partial; choose an --out that can be written to"
-if command -v flock >/dev/null; then
-    flock -n 9 || fail "another preprocess.sh is working in $out; wait for it to end"
-fi
-# What is in `partial` counts as long as its settings.txt is there: that one is removed first and
-# written last, so that what a kill left of a removal is never taken for finished stages.
-if [ -e "$partial/settings.txt" ]; then
-    changes=$(changed "$partial/settings.txt")
-    if [ -n "$changes" ]; then
-        echo "$changes"
-        echo "An unfinished run with other options or text (see above) is discarded"
-        rm -f "$partial/settings.txt"
-    else
-        echo "Continuing an unfinished run"
-    fi
-fi
-if [ ! -e "$partial/settings.txt" ]; then
-    find "$partial" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
-    mkdir "$partial/text" || fail "cannot make $partial/text; choose an --out that can be written to"
-    versions=$("$PYTHON" -c 'from importlib.metadata import version
-for name in ("sacremoses", "subword-nmt"): print("#", name, version(name))')
-    printf '%s\n' "$versions" "$settings" >"$partial/settings.new" ||
-        fail "cannot write $partial/settings.new; is the disk full?"
-    mv "$partial/settings.new" "$partial/settings.txt"
-fi
-
-# ------------------------------------------------------------ the stages
-
-text="$partial/text"
-
-tokenize_and_clean() {
-    local split options
-    for split in "${splits[@]}"; do
-        options=(--source-lang "$source" --target-lang "$target" --workers "$workers")
-        [ "$normalize" = yes ] || options+=(--no-normalize)
-        [ "$nfc" = no ] || options+=(--nfc)
-        [ "$nonprinting" = keep ] || options+=(--remove-nonprinting)
-        [ "$split" != train ] ||
-            options+=(--clean --min-words "$min_words" --max-words "$max_words" --max-ratio "$max_ratio")
-        [ "$split$dedup" != trainyes ] || options+=(--dedup)
-        [ -e "$text/$split.counts" ] ||
-            run "$PYTHON" -m fairseq_mem_text tokenize "${options[@]}" \
-                "${prefix[$split]}.$source" "${prefix[$split]}.$target" "$text/$split"
-        echo "$split: $(cat "$text/$split.counts")"
-    done
-}
-
-learn_bpe() { # codes file, training files
-    [ -e "$1" ] || run "$PYTHON" -m fairseq_mem_text learn-bpe --merges "$bpe" --workers "$workers" --output "$@"
-}
-
-segment() {
-    local split language codes options target_codes="$partial/code"
-    if [ "$separate" = no ]; then
-        learn_bpe "$partial/code" "$text/train.$source" "$text/train.$target"
-    else
-        target_codes="$partial/code.$target"
-        learn_bpe "$partial/code" "$text/train.$source"
-        learn_bpe "$target_codes" "$text/train.$target"
-    fi
-    for split in "${splits[@]}"; do
-        for language in "$source" "$target"; do
-            codes="$partial/code"
-            [ "$language" = "$source" ] || codes=$target_codes
-            options=(--codes "$codes" --workers "$workers")
-            [ "$split" = train ] || options+=(--max-tokens $((max_positions - 1)))
-            [ -e "$text/$split.bpe.$language" ] ||
-                run "$PYTHON" -m fairseq_mem_text apply-bpe "${options[@]}" \
-                    "$text/$split.$language" "$text/$split.bpe.$language"
-        done
-    done
-}
-
-binarize() {
-    local split language options command log="$partial/fairseq.log" parts=$workers
-    # fairseq gives all parts but the first to its workers, waits for them, then does the first one
-    # itself: with long texts, smaller parts keep all cores busy. The data are the same.
-    [ "$pairs" -lt 50000 ] || [ "$workers" -eq 1 ] || parts=$((4 * workers))
-    [ "$parts" -le 64 ] || parts=64 # as many processes at a time, of some 60 MB each
-    options=(--source-lang "$source" --target-lang "$target" --workers "$parts")
-    [ "$separate" = yes ] || options+=(--joined-dictionary)
-    for split in "${splits[@]}"; do
-        options+=("--${split}pref" "$text/$split.bpe")
-    done
-    rm -rf "${partial:?}/bin"
-    command=(fairseq-preprocess "${options[@]}" --destdir "$partial/bin")
-    show "${command[@]}"
-    "${command[@]}" >"$log" 2>&1 || {
-        tail -n 5 "$log" >&2
-        fail "fairseq-preprocess failed (above; $(df -Pm "$out" | awk 'NR == 2 { print $4 }') MiB free in $out);" \
-            "mend the cause and run again, finished stages are kept"
-    }
-    grep -hE '\] Dictionary|tokens,' "$partial/bin/preprocess.log" || true
-    for split in "${splits[@]}"; do
-        for language in "$source" "$target"; do
-            "$PYTHON" -m fairseq_mem_text verify "$text/$split.bpe.$language" \
-                "$partial/bin/$split.$source-$target.$language"
-        done
-    done
-}
-
-if [ ! -e "$partial/complete" ]; then
-    echo "== Tokenising"
-    tokenize_and_clean
-    echo "== BPE"
-    segment
-    echo "== Binarising"
-    binarize
-    : >"$partial/complete"
-fi
-
-# ------------------------------------------------------------ into place
-
-# settings.txt says that the folder is complete: it goes first and comes last.
-if [ ! -e "$partial/placing" ]; then # else a run was stopped here: what is in place is new
-    rm -f "$out/settings.txt"
-    rm -rf "${out:?}/text" "$out"/code* "$out"/dict.* "$out"/{train,valid,test}.*
-    : >"$partial/placing"
-fi
-for made in "$partial"/bin/* "$partial"/code* "$partial/text"; do
-    [ ! -e "$made" ] || mv -f "$made" "$out/"
-done
-mv "$partial/settings.txt" "$out/settings.txt"
-rm -rf "$partial"
-echo "== $out is complete"
+exec "$PYTHON" -m fairseq_mem_text prepare --source="$source" --target="$target" \
+    --train="${prefix[train]}" --valid="${prefix[valid]}" --test="${prefix[test]:-}" --out="$out" \
+    --bpe="$bpe" --min-words="$min_words" --max-words="$max_words" --max-ratio="$max_ratio" \
+    --max-positions="$max_positions" --workers="$workers" "${flags[@]}"

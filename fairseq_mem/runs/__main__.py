@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_mem_text.files import sha256
+from fairseq_mem_text.progress import show
 
 from ..errors import UserError
 from . import folder as files
 from .jobs import add_table_options, run_table
 from .language_model import LanguageModel
 from .signals import Stopped
-from .stages import RunFailed, Stages, message_of, show
+from .stages import RunFailed, Stages, message_of
 from .translation import Translation
 
 STAGE = ":::"

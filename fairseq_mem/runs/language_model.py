@@ -5,10 +5,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_mem_text.progress import quoted
+
 from ..files import write_whole
 from . import training
 from .checkpoints import final_checkpoints, is_whole
-from .stages import RunFailed, Stages, quoted
+from .stages import RunFailed, Stages
 
 PROGRESS = (
     (

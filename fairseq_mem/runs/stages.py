@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-import re
-import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
+
+from fairseq_mem_text.progress import show
 
 from ..errors import UserError
 from ..files import write_text
@@ -169,20 +169,3 @@ def last_lines(path: Path, count: int) -> list[str]:
 def last_line(path: Path) -> str:
     """The last line of a command's output, which mostly says why it failed."""
     return (last_lines(path, 1) or ["it said nothing"])[0]
-
-
-def show(command: Sequence[str]) -> None:
-    """Print a command so that it can be copied."""
-    print(f"+ {quoted(command)}", flush=True)
-
-
-def quoted(command: Sequence[str]) -> str:
-    """A command as a line for the shell; printed like bash's ``printf %q``."""
-    words = []
-    for word in command:
-        if not word or re.search(r"[\x00-\x1f\x7f]", word):
-            words.append(shlex.quote(word))
-        else:
-            word = re.sub(r"""[ !"$&'()*,;<>?\[\\\]^`{|}]|(?<=[=:])~""", r"\\\g<0>", word)
-            words.append(f"\\{word}" if word[0] in "#~" else word)
-    return " ".join(words)

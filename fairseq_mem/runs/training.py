@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fairseq_mem_text.progress import show
+
 from ..files import write_text
 from . import folder as files
 from .checkpoints import newest_checkpoints
 from .metrics import measured
-from .stages import Follower, RunFailed, Stages, last_lines, show
+from .stages import Follower, RunFailed, Stages, last_lines
 
 Progress = Sequence[tuple[str, str]]  # a pattern of the log's lines, and what to print of it
 

@@ -8,10 +8,12 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_mem_text.progress import quoted, show
+
 from ..files import write_text, write_whole
 from . import training
 from .checkpoints import final_checkpoints
-from .stages import RunFailed, Stages, quoted, show
+from .stages import RunFailed, Stages
 
 PLACEHOLDER = "THE LAST"  # how the word begins that stands for the checkpoints to be averaged
 

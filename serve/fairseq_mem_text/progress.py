@@ -1,7 +1,10 @@
-"""How far a long work is, on standard error."""
+"""What is said while we work: commands, and how far they are."""
 
+import re
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 
 SECONDS_BETWEEN_PROGRESS = 10
 
@@ -34,3 +37,20 @@ class Progress:
 def say(message: str) -> None:
     """Print a line to standard error, at once."""
     print(message, file=sys.stderr, flush=True)
+
+
+def show(command: Sequence[str]) -> None:
+    """Print a command so that it can be copied."""
+    print(f"+ {quoted(command)}", flush=True)
+
+
+def quoted(command: Sequence[str]) -> str:
+    """A command as a line for the shell; printed like bash's ``printf %q``."""
+    words = []
+    for word in command:
+        if not word or re.search(r"[\x00-\x1f\x7f]", word):
+            words.append(shlex.quote(word))
+        else:
+            word = re.sub(r"""[ !"$&'()*,;<>?\[\\\]^`{|}]|(?<=[=:])~""", r"\\\g<0>", word)
+            words.append(f"\\{word}" if word[0] in "#~" else word)
+    return " ".join(words)

@@ -46,30 +46,9 @@ def test_stopped_while_moving_into_place(raw, tmp_path):
 
 
 @pytest.mark.cli
-def test_continues_after_a_kill(raw, tmp_path):
+def test_continues_after_a_kill(raw, tmp_path, killed):
     out = tmp_path / "data"
-    stalled = tmp_path / "stalled"
-    slow = tmp_path / "python"  # gets no further than to the BPE
-    slow.write_text(
-        f'#!/bin/sh\ncase "$*" in *" learn-bpe "*) touch "{stalled}"; exec sleep 3600 ;; esac\n'
-        f'exec "{sys.executable}" "$@"\n'
-    )
-    slow.chmod(0o755)
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(
-        command(raw, out),
-        env={**os.environ, "PYTHON": str(slow), "PATH": programs},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while not stalled.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    killed("open */partial/code.partial", raw, out)
     assert not (out / "settings.txt").exists()
     resumed = preprocess(raw, out)
     assert resumed.returncode == 0, resumed.stderr
@@ -83,38 +62,33 @@ def test_continues_after_a_kill(raw, tmp_path):
             assert (out / path.relative_to(straight)).read_bytes() == path.read_bytes(), path
 
 
-KILLER = """#!/usr/bin/env bash
-# Stands for the command of its name; one call that looks like $KILL_AT does half of its work (it
-# removes half of what is in a folder) and takes the script that called it along.
-name=$(basename "$0")
-if [[ "$name $*" == $KILL_AT ]]; then
-    for path in "$@"; do
-        if [ "$name" != mv ] && [ -d "$path" ]; then
-            ls -r "$path" | head -n $(($(ls "$path" | wc -l) / 2)) |
-                while read -r inside; do command -p rm -rf "$path/$inside"; done
-        fi
-    done
-    kill -KILL $PPID
-    exit 1
-fi
-exec $(PATH=/usr/bin:/bin type -P "$name") "$@"
+# As sitecustomize.py: what a process does to files is told to it first, and one thing that looks
+# like $KILL_AT it does not survive. What shutil.rmtree removes is told too, by name.
+KILLER = """
+import os, signal, sys
+from fnmatch import fnmatch
+
+def hook(event, arguments):
+    if event in ("open", "os.remove", "os.rename", "shutil.rmtree"):
+        if fnmatch(" ".join(map(str, (event, *arguments[:2]))), os.environ["KILL_AT"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
 """
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A function that runs preprocess.sh until a call that looks like a pattern kills it."""
+    """A function that runs preprocess.sh until something that looks like a pattern kills it."""
     folder = tmp_path_factory.mktemp("killer")
-    for name in ("rm", "mv", "find"):
-        (folder / name).write_text(KILLER)
-        (folder / name).chmod(0o755)
+    (folder / "sitecustomize.py").write_text(KILLER)
 
     def run(pattern: str, *arguments: object) -> None:
         environment = {
             **os.environ,
             "PYTHON": sys.executable,
-            "PATH": f"{folder}:{os.environ['PATH']}",
-            "KILL_AT": pattern,
+            "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}",
+            "KILL_AT": f"{pattern} *",
         }
         done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
@@ -146,7 +120,7 @@ def redo(tmp_path_factory, killed):
     assert preprocess(folder / "raw", out).returncode == 0
     replace_line(folder / "raw/train.de", 3, "Etwas ganz anderes steht hier.")
     assert preprocess(folder / "raw", new).returncode == 0
-    killed("rm -f */data/settings.txt", folder / "raw", out, "--redo")
+    killed("os.remove */data/settings.txt", folder / "raw", out, "--redo")
     return Redo(folder / "raw", out, data_of(new))
 
 
@@ -154,12 +128,14 @@ def redo(tmp_path_factory, killed):
 @pytest.mark.parametrize(
     "moment",
     [
-        "rm -f */data/settings.txt",  # what is there is removed ...
-        "rm -rf */data/text *",
-        "mv -f *.bin */data/",  # ... and what is new comes in its place, file by file ...
-        "mv -f */partial/text */data/",
-        "mv */settings.txt */data/settings.txt",  # ... the settings last
-        "rm -rf */data/partial",
+        "os.remove */data/settings.txt",  # what is there is removed ...
+        "shutil.rmtree */data/text",
+        "os.remove valid.bpe.de",  # some of the text is gone
+        "os.rename */partial/bin/*.bin",  # ... and what is new comes in its place, file by file ...
+        "os.rename */partial/text",
+        "os.rename */partial/settings.txt",  # ... the settings last
+        "shutil.rmtree */data/partial",
+        "os.remove fairseq.log",
     ],
 )
 def test_redo_after_a_kill_at_any_moment(tmp_path, redo, killed, moment):
@@ -177,7 +153,7 @@ def test_redo_after_a_kill_at_any_moment(tmp_path, redo, killed, moment):
 
 
 @pytest.mark.cli
-@pytest.mark.parametrize("moment", ["rm -f */partial/settings.txt", "find */partial *"])
+@pytest.mark.parametrize("moment", ["os.remove */partial/settings.txt", "os.remove valid.bpe.de"])
 def test_a_kill_while_another_run_is_discarded(tmp_path, redo, killed, moment):
     """Then the first one is asked for again: nothing of it may pass for finished."""
     out = tmp_path / "data"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 
 import pytest
@@ -190,9 +191,10 @@ def test_help_names_every_option():
     done = subprocess.run([str(SCRIPT), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     for line in SCRIPT.read_text().splitlines():
-        option = line.strip().split(")")[0]
-        if option.startswith("--") and ") " in line:
-            assert option in done.stdout
+        patterns, bracket, _ = line.strip().partition(")")
+        if bracket and re.fullmatch(r"(-\w \| )?--[a-z-]+( \| --[a-z-]+)*", patterns):
+            for option in patterns.split(" | "):
+                assert f" {option}" in done.stdout
 
 
 @pytest.mark.parametrize(
