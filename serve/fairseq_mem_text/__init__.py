@@ -8,9 +8,10 @@ treat raw text by the same code. Its modules:
 - ``bpe``: learning BPE merges
 - ``settings``: what ``settings.txt`` in a folder of data says about its text
 - ``checks``, ``tokenizing``, ``segmenting``: whole parallel texts, on all cores
+- ``preparing``, ``stages``: `preprocess.sh`'s work, and its stages as commands
 - ``lines``, ``files``, ``workers``, ``progress``, ``arguments``, ``errors``: what these share
 - ``version``: of all packages here, told nowhere else
-- ``__main__``: the stages of `preprocess.sh` as commands
+- ``__main__``: both from a shell
 
 Nothing is imported here, so that each module brings only what it needs.
 """
