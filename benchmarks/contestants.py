@@ -45,6 +45,7 @@ SIZES = {
     "small": Size(4, 128, 512, 8, 0.1),
     "iwslt": Size(6, 512, 1024, 4, 0.3),
     "base": Size(6, 512, 2048, 8, 0.1),
+    "big": Size(6, 1024, 4096, 16, 0.3),
 }
 
 STOCK = "fairseq"  # everybody is compared with it

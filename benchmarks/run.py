@@ -11,14 +11,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == ROOT / "benchmarks":
     sys.path[0] = str(ROOT)
 
+ON_DEMAND = ("smoke", "waits", "memory", "together")  # for gpu.sh
 DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
 
 def suites() -> dict:
     """All suites. A new one is a file here and its name in this list."""
-    from benchmarks import generation, language, length, profiles, streams, training
+    from benchmarks import generation, language, length, memory, profiles, smoke, streams
+    from benchmarks import together, training, waits
 
     modules = (training, generation, length, language, streams, profiles)
+    modules += (smoke, waits, memory, together)
     return {module.SUITE.name: module.SUITE for module in modules}
 
 
@@ -29,7 +32,11 @@ def parser(found: dict) -> argparse.ArgumentParser:
         description="Measure fairseq's models and ours in turn; write a table for each suite.",
     )
     made.add_argument(
-        "--suites", nargs="+", choices=sorted(found), default=list(found), help="default: all"
+        "--suites",
+        nargs="+",
+        choices=sorted(found),
+        default=[name for name in found if name not in ON_DEMAND],
+        help=f"default: all but {', '.join(ON_DEMAND)}",
     )
     made.add_argument("--device", choices=sorted(DTYPES), default="cpu")
     made.add_argument(
@@ -38,7 +45,10 @@ def parser(found: dict) -> argparse.ArgumentParser:
         help="default: float32 on cpu (the only one there), fp16 on cuda",
     )
     made.add_argument(
-        "--sizes", nargs="+", choices=("small", "iwslt", "base"), help="default: each suite's own"
+        "--sizes",
+        nargs="+",
+        choices=("small", "iwslt", "base", "big"),
+        help="default: each suite's own",
     )
     made.add_argument(
         "--lengths",

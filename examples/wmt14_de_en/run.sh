@@ -24,12 +24,13 @@ again: it continues.
   REFERENCE=FILE    raw references of the test set (default raw/test.LANGUAGE beside DATA)
   RUNS=FOLDER       the runs (default examples/wmt14_de_en/runs)
   SIZE=NAME         base: 6+6 layers of 512 (default); small: the paper's 4+4 layers of 128;
+                    iwslt: 6+6 layers of 512 with 4 heads and 1024 in between, for little text on a GPU;
                     trial: the quickstart's 3+3 layers of 128, minutes on two CPU cores
   UPDATES=N         length of the training (default: base and small 40000, about ten passes over
-                    WMT-14; trial 2000)
+                    WMT-14; iwslt 6000, trial 2000)
   MAX_TOKENS=N      of a batch on one device: lower it if the device's memory is too small
-                    (default: base and small 4096, trial 1500)
-  BATCH=N           tokens of an update, over all devices (default: base and small 32768); batches
+                    (default: trial 1500, otherwise 4096)
+  BATCH=N           tokens of an update, over all devices (default: base and small 32768, iwslt 4096); batches
                     are accumulated until there are so many
   REMOVE_BPE=KIND   what undoes the BPE of the translations: subword_nmt (default), sentencepiece
   TOKENIZER=NAME    what detokenises them: moses (default) or none
@@ -89,8 +90,9 @@ cmp -s "$data/dict.$source_language.txt" "$data/dict.$target_language.txt" ||
 size=${SIZE:-base}
 case $size in
 base | small) updates=40000 max_tokens=4096 batch=32768 average=5 ;;
+iwslt) updates=6000 max_tokens=4096 batch=4096 average=1 ;;
 trial) updates=2000 max_tokens=1500 batch=1500 average=1 ;;
-*) fail "SIZE=$size: give base, small or trial" ;;
+*) fail "SIZE=$size: give base, small, iwslt or trial" ;;
 esac
 updates=${UPDATES:-$updates} max_tokens=${MAX_TOKENS:-$max_tokens} batch=${BATCH:-$batch}
 [ -z "${LAUNCHER:-}" ] || [ -n "${GPUS:-}" ] ||
@@ -140,6 +142,13 @@ small)
         --decoder-layers 4 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 8
     )
     ;;
+iwslt)
+    sizes=(
+        --encoder-layers 6 --encoder-embed-dim 512 --encoder-ffn-embed-dim 1024 --encoder-attention-heads 4
+        --decoder-layers 6 --decoder-embed-dim 512 --decoder-ffn-embed-dim 1024 --decoder-attention-heads 4
+        --encoder-normalize-before --decoder-normalize-before
+    )
+    ;;
 trial)
     sizes=(
         --encoder-layers 3 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4
@@ -153,6 +162,9 @@ esac
 
 if [ "$size" = trial ]; then # few passes over little text: no dropout, a rate that ends at 0
     dropout=0 schedule=(--lr 4e-3 --lr-scheduler polynomial_decay --warmup-updates 200)
+    schedule+=(--total-num-update "$updates")
+elif [ "$size" = iwslt ]; then # some passes over little text
+    dropout=0.2 schedule=(--lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 400)
     schedule+=(--total-num-update "$updates")
 else # the paper's optimizer and schedule, as far as they are known
     dropout=0.1 schedule=(--lr 7e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --warmup-init-lr 1e-7)

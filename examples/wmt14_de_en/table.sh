@@ -12,7 +12,7 @@ Runs run.sh for every model, seed and size that is not finished, then `fairseq-m
   --models   default: baseline and the paper's MemTransformer 5/10/20, MemCtrl 20, MemCtrl Shared
              20, MemBottleneck 10/20
   --seeds    default: 1 2 3
-  --sizes    base (default), small, trial
+  --sizes    base (default), small, iwslt, trial
   --jobs N   so many at a time (default 1), sharing this machine's GPUs or cores
   --out      where the table goes (default RUNS/report)
 

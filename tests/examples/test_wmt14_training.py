@@ -149,7 +149,7 @@ def test_data_of_fairseq_preprocess(data, tmp_path):
         (("mem-10", "one"), {}, "seed one: give a whole number"),
         (("mem-10",), {}, "give a model and a seed"),
         (("mem-10-only", 1), {}, "set START"),
-        (("mem-10", 1), {"SIZE": "huge"}, "SIZE=huge: give base, small or trial"),
+        (("mem-10", 1), {"SIZE": "huge"}, "SIZE=huge: give base, small, iwslt or trial"),
         (("mem-10", 1), {"UPDATES": "501"}, "UPDATES=501: give a multiple of 400"),
         (("mem-10", 1), {"START": "nowhere.pt"}, "no such checkpoint"),
         (("mem-10", 1), {"REFERENCE": "nowhere.en"}, "set REFERENCE"),
