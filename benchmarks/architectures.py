@@ -1,4 +1,4 @@
-"""Every architecture of ours, and fairseq's own three, small: built as fairseq-train builds them."""
+"""Every architecture of ours, and fairseq's two, small: built as fairseq-train builds them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

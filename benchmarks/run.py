@@ -17,11 +17,23 @@ DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
 def suites() -> dict:
     """All suites. A new one is a file here and its name in this list."""
-    from benchmarks import generation, language, length, memory, profiles, smoke, streams
-    from benchmarks import together, training, waits
+    from benchmarks import (
+        generation,
+        language,
+        length,
+        memory,
+        profiles,
+        smoke,
+        streams,
+        together,
+        training,
+        waits,
+    )
 
-    modules = (training, generation, length, language, streams, profiles)
-    modules += (smoke, waits, memory, together)
+    modules = (
+        *(training, generation, length, language, streams, profiles),
+        *(smoke, waits, memory, together),
+    )
     return {module.SUITE.name: module.SUITE for module in modules}
 
 

@@ -1,7 +1,7 @@
 """Suite: how often does the host wait for the device, in training and a step of beam search?
 
-Counted by torch's profiler: on a GPU the calls of CUDA's runtime in which the host stands still, and
-everywhere torch's operators that must know a value (they are what waits on a GPU).
+Counted by torch's profiler: on a GPU the calls of CUDA's runtime in which the host stands still,
+and everywhere torch's operators that must know a value (they are what waits on a GPU).
 """
 
 from argparse import Namespace
