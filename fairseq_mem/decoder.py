@@ -14,8 +14,8 @@ from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 
-from .attention.beam_cache import ancestry_mask, extend_ancestry, sentences_of
-from .attention.fused import State, build_attention
+from .attention.beam_cache import ancestry_mask, extend_ancestry, sentences_left
+from .attention.fused import FusedAttention, State, build_attention
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
 from .training.dropout import use_fast_dropout
@@ -245,19 +245,26 @@ class MemTransformerDecoder(TransformerDecoderBase):
         self.set_incremental_state(incremental_state, "ancestry", saved)
         return ancestry_mask(places, length, x.dtype) if beam > 1 or length > 1 else None
 
-    def reorder_incremental_state(self, incremental_state: State, new_order: Tensor) -> None:
+    def reorder_incremental_state_scripting(
+        self, incremental_state: State, new_order: Tensor
+    ) -> None:
         """Follow beam search: hypothesis i continues what hypothesis ``new_order[i]`` has written.
+
+        Which sentences are left is found out once, for all layers.
 
         Raises:
             ValueError: a hypothesis would leave its sentence's beam.
         """
         saved = self.get_incremental_state(incremental_state, "ancestry")
-        if saved:
-            places, beam = saved["places"], saved["beam"]
-            sentences_of(new_order, beam)
-            places = places.flatten(0, 1)[new_order].unflatten(0, (-1, beam))
-            saved = {"places": places, "beam": beam}
-            self.set_incremental_state(incremental_state, "ancestry", saved)
+        if not saved:
+            return
+        places, beam = saved["places"], saved["beam"]
+        left = sentences_left(new_order, beam, places.size(0))
+        places = places.flatten(0, 1)[new_order].unflatten(0, (-1, beam))
+        self.set_incremental_state(incremental_state, "ancestry", {"places": places, "beam": beam})
+        for module in self.modules():
+            if isinstance(module, FusedAttention):
+                module.keep(incremental_state, left)
 
     def _has_cache(self, incremental_state: State | None) -> bool:
         """Whether an earlier step has left its keys and values, memory's among them."""

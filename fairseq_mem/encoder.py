@@ -11,7 +11,7 @@ import torch
 from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor
 
-from .attention.beam_cache import sentences_left
+from .attention.beam_cache import expect, sentences_left
 from .layers import wrap_layer
 from .memory import memory_for
 from .training.dropout import use_fast_dropout
@@ -133,10 +133,14 @@ class MemTransformerEncoder(TransformerEncoderBase):
             left = sentences_left(new_order, beam, rows)
             if left is not None:
                 encoder_out = super().reorder_encoder_out(encoder_out, left)
+        elif beam == 1 or len(new_order) != rows * beam:  # a search of another beam size
+            return super().reorder_encoder_out(encoder_out, new_order)
         else:
-            sentences = torch.arange(rows, device=new_order.device)
-            if beam == 1 or not torch.equal(new_order, sentences.repeat_interleave(beam)):
-                return super().reorder_encoder_out(encoder_out, new_order)
+            expected = torch.arange(rows, device=new_order.device).unsqueeze(1)
+            expect(
+                (new_order.view(rows, beam) == expected).all(),
+                f"new_order does not give each of {rows} sentences {beam} hypotheses",
+            )
         return {**encoder_out, "beam": [beam]}
 
     def split_memory(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:

@@ -33,15 +33,8 @@ class BeamCache:
     beam: int
     padding: Tensor | None = None
 
-    def select(self, new_order: Tensor) -> Self:
-        """Keep the sentences that ``new_order`` (B' old rows) still names; move nothing else.
-
-        Raises:
-            ValueError: a hypothesis would leave its sentence's beam.
-        """
-        sentences = sentences_left(new_order, self.beam, self.keys.size(0))
-        if sentences is None:
-            return self
+    def select(self, sentences: Tensor) -> Self:
+        """Keep these sentences (G' old numbers); move nothing else."""
         return replace(
             self,
             keys=self.keys.index_select(0, sentences),
@@ -109,29 +102,43 @@ class GrowingCache(BeamCache):
         self.padding = torch.cat([old, new.bool().view(*shape, added)], dim=2)
 
 
-def sentences_of(new_order: Tensor, beam: int) -> Tensor:
-    """Which sentences are left: the old numbers, G'; ``new_order`` is B' old rows.
+def expect(holds: Tensor, message: str) -> None:
+    """Refuse to go on if ``holds`` (one boolean) is False, without waiting for a GPU to know it.
 
     Raises:
-        ValueError: a hypothesis would leave its sentence's beam.
+        ValueError: it is, on a CPU. A GPU stops by itself, a little later.
     """
-    sentences = new_order.view(-1, beam).div(beam, rounding_mode="floor")
-    if not (sentences == sentences[:, :1]).all():
-        raise ValueError(
-            f"new_order moves hypotheses from one sentence to another, with beams of {beam}"
-        )
-    return sentences[:, 0]
+    if holds.device.type != "cpu":
+        torch._assert_async(holds, message)
+    elif not holds:
+        raise ValueError(message)
 
 
 def sentences_left(new_order: Tensor, beam: int, count: int) -> Tensor | None:
-    """Which of ``count`` sentences ``new_order`` names; None if all, in their order.
+    """Which of ``count`` sentences ``new_order`` (B' old rows) names; None if all, in their order.
+
+    Beam search drops sentences and keeps the others' order, so that in a beam their number tells
+    whether all are there, and nobody has to wait for a GPU to compare them.
+
+    Returns:
+        The old numbers, G'.
 
     Raises:
-        ValueError: a hypothesis would leave its sentence's beam.
+        ValueError: a hypothesis would leave its sentence's beam (see :func:`expect`).
     """
-    sentences = sentences_of(new_order, beam)
-    everyone = torch.arange(count, device=sentences.device)
-    return None if torch.equal(sentences, everyone) else sentences
+    sentences = new_order.view(-1, beam).div(beam, rounding_mode="floor")
+    first = sentences[:, :1]
+    complete = len(sentences) == count
+    if beam > 1 and complete:
+        first = torch.arange(count, device=new_order.device).unsqueeze(1)
+    expect(
+        (sentences == first).all(),
+        f"new_order moves hypotheses from one sentence to another, with beams of {beam}",
+    )
+    if beam == 1 and complete and new_order.device.type == "cpu":  # where asking costs nothing
+        complete = torch.equal(new_order, torch.arange(count))
+        return None if complete else new_order
+    return None if beam > 1 and complete else first.squeeze(1)
 
 
 def extend_ancestry(

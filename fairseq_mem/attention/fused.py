@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
-from .beam_cache import BeamCache, GrowingCache
+from .beam_cache import BeamCache, GrowingCache, sentences_left
 
 State = dict[str, Any]
 CACHE = "attn_state"  # the name under which fairseq's attention keeps its own
@@ -182,10 +182,20 @@ class FusedAttention(MultiheadAttention):
         return self.out_proj(x.reshape(length, batch, self.embed_dim)), weights
 
     def reorder_incremental_state(self, incremental_state: State | None, new_order: Tensor) -> None:
-        """Follow beam search: drop finished sentences; hypotheses stay where they were written."""
+        """Follow beam search: drop finished sentences; hypotheses stay where they were written.
+
+        A decoder with many layers finds out which are left once, and calls :meth:`keep`.
+        """
         cache = self._cache(incremental_state)
         if cache is not None:
-            self.set_incremental_state(incremental_state, CACHE, cache.select(new_order))
+            left = sentences_left(new_order, cache.beam, cache.keys.size(0))
+            self.keep(incremental_state, left)
+
+    def keep(self, incremental_state: State | None, sentences: Tensor | None) -> None:
+        """Drop all but ``sentences`` (G' old numbers, or None: all are left) from the cache."""
+        cache = self._cache(incremental_state)
+        if cache is not None and sentences is not None:
+            self.set_incremental_state(incremental_state, CACHE, cache.select(sentences))
 
     def _cache(self, incremental_state: State | None) -> BeamCache | None:
         """What earlier steps have left."""
