@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.commands import (
     EVERY_SENTENCE,
+    MEMORY,
     ROOT,
     SMOOTHED,
     USER_DIR,
@@ -26,7 +27,6 @@ import fairseq_mem  # noqa: F401  (lets torch.load read fairseq's checkpoints)
 pytestmark = pytest.mark.cli
 
 ADAPTIVE = ["adaptive_loss", "--ddp-backend", "legacy_ddp"]
-MEMORY = ["--memory-tokens", "4", "--memory-decoder-tokens", "2", "--share-all-embeddings"]
 
 
 @pytest.fixture(scope="session")

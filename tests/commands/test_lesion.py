@@ -13,9 +13,8 @@ from statistics import fmean, stdev
 import pytest
 import torch
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
-from helpers.commands import EVERY_SENTENCE, ROOT, fairseq, train
+from helpers.commands import EVERY_SENTENCE, MEMORY, ROOT, fairseq, train
 from helpers.commands import run as run_command
-from helpers.number_translator import MEMORY
 from sacrebleu.metrics import BLEU
 
 import fairseq_mem

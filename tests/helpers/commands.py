@@ -23,6 +23,7 @@ TRAIN = [
 ]  # fmt: skip
 # Without it fairseq drops the last batch when its size is no multiple of 8.
 EVERY_SENTENCE = ["--required-batch-size-multiple", "1"]
+MEMORY = ["--memory-tokens", "4", "--memory-decoder-tokens", "2", "--share-all-embeddings"]
 SMOOTHED = ["label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
 
 
