@@ -1,6 +1,6 @@
 """The `fairseq-mem` command.
 
-A sub-command is one file of this folder and its name in COMMANDS. The file has
+A sub-command is one module of this folder and its name in COMMANDS. The module has
 `add_parser(subparsers)`, which adds and returns its parser, and `main(args)`, which may return an
 exit status. It is imported only when its command is called or all are listed, so what it needs
 beyond the package's own requirements belongs inside its `main`. What goes wrong for a reason that

@@ -18,8 +18,9 @@ from helpers.commands import run as run_command
 from sacrebleu.metrics import BLEU
 
 import fairseq_mem
-from fairseq_mem.tools import cli, lesion
-from fairseq_mem.tools.lesion import Setting, plan
+from fairseq_mem.tools import cli
+from fairseq_mem.tools.lesion.evaluation import Evaluation
+from fairseq_mem.tools.lesion.settings import LESIONS, Setting, plan
 
 pytestmark = pytest.mark.cli  # needs a trained model
 
@@ -74,13 +75,13 @@ def rows(out):
 
 def evaluated(monkeypatch):
     """Notes which settings are evaluated from here on."""
-    done, evaluate = [], lesion.Evaluation.evaluate
+    done, evaluate = [], Evaluation.evaluate
 
     def noting(self, checkpoint, setting, title):
         done.append(setting.name)
         return evaluate(self, checkpoint, setting, title)
 
-    monkeypatch.setattr(lesion.Evaluation, "evaluate", noting)
+    monkeypatch.setattr(Evaluation, "evaluate", noting)
     return done
 
 
@@ -161,7 +162,7 @@ def test_a_second_run_does_nothing_twice(data, model, copy, monkeypatch, capsys)
 
 
 def test_stopped_and_continued(data, model, whole, tmp_path, monkeypatch):
-    evaluate, done = lesion.Evaluation.evaluate, []
+    evaluate, done = Evaluation.evaluate, []
 
     def stopped(self, checkpoint, setting, title):
         done.append(setting.name)
@@ -169,7 +170,7 @@ def test_stopped_and_continued(data, model, whole, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(self, checkpoint, setting, title)
 
-    monkeypatch.setattr(lesion.Evaluation, "evaluate", stopped)
+    monkeypatch.setattr(Evaluation, "evaluate", stopped)
     arguments = [model / "checkpoint30.pt", data, "--out", tmp_path / "out", "--slots", "1"]
     with pytest.raises(fairseq_mem.UserError, match="stopped"):
         run(*arguments)
@@ -177,7 +178,7 @@ def test_stopped_and_continued(data, model, whole, tmp_path, monkeypatch):
     run(*arguments)
     assert done == [
         "slots-4", "slots-1", "no-read-encoder",
-        *(f"{kind}-{scope}" for kind in lesion.LESIONS
+        *(f"{kind}-{scope}" for kind in LESIONS
           for scope in ("encoder", "cross", "decoder", "all")),
     ]  # fmt: skip
     ours, theirs = rows(tmp_path / "out"), rows(whole)
