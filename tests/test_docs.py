@@ -1,17 +1,26 @@
-"""The documentation says what is there: links, options, commands, and blocks that run."""
+"""The documentation says what is there: links, options, commands, and blocks that run.
 
+A block of code that can run here has a comment in front of it that says what it needs:
+
+    <!-- runs with: trained files -->   a checkpoint, its data and an export, where pages have them
+    <!-- runs with: a model -->         `model` and a batch: src_tokens, src_lengths, ...
+"""
+
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from fairseq import options as fairseq_options
+from helpers.commands import ROOT
+from helpers.random_models import build, sentences, shifted
 
 from fairseq_mem.tools import cli
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path
     for path in ROOT.rglob("*.md")
@@ -22,6 +31,15 @@ PAGES = sorted(
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MARKED = re.compile(r"^<!-- runs with: ([a-z ]+) -->\n```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RUNNING = [
+    pytest.param(
+        *block, id=f"{page.relative_to(ROOT)}-{number}",
+        marks=[] if block[1] == "python" else pytest.mark.cli,
+    )
+    for page in PAGES
+    for number, block in enumerate(MARKED.findall(page.read_text(encoding="utf-8")), 1)
+]  # fmt: skip
 FAIRSEQ = {
     "fairseq-train": fairseq_options.get_training_parser,
     "fairseq-generate": fairseq_options.get_generation_parser,
@@ -129,3 +147,47 @@ def test_the_reference_has_every_option_and_command():
 
 def test_the_readme_reads_in_five_minutes():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_blocks_are_marked_as_this_file_reads_them():
+    marks = sum(page.read_text(encoding="utf-8").count("<!-- runs with") for page in PAGES)
+    assert marks == len(RUNNING) > 5
+
+
+@pytest.fixture
+def trained_files(translator_files, tmp_path):
+    """A small translator's files under the names that the pages give them."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "run-2000").mkdir()
+    for name in ("checkpoints/checkpoint_best.pt", "run-2000/model.pt"):
+        shutil.copyfile(translator_files.checkpoint, tmp_path / name)
+    shutil.copytree(translator_files.data, tmp_path / "data-bin")
+    shutil.copytree(translator_files.exported, tmp_path / "exported")
+    (tmp_path / "news.de").write_text("eins zwei.\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("needs", "language", "code"), RUNNING)
+def test_blocks_that_can_run_do(needs, language, code, trained_files, monkeypatch):
+    monkeypatch.chdir(trained_files)
+    if language == "python":
+        names: dict[str, object] = {}
+        if needs == "a model":
+            source = sentences([6, 3], left_pad=True)
+            names = {
+                "model": build(memory_tokens=3), "src_tokens": source,
+                "src_lengths": source.ne(1).sum(1),
+                "prev_output_tokens": shifted(sentences([4, 5])),
+            }  # fmt: skip
+        exec(compile(code, "<block>", "exec"), names)
+        return
+    if "--out exported" in code:
+        shutil.rmtree("exported")  # the command makes it
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True,
+        env={
+            **os.environ, "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
