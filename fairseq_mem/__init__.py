@@ -23,6 +23,7 @@ literals.guard_fairseq()
 # Models, tasks, criteria and optimizers register themselves with fairseq when they are imported.
 from .command_line import check_command_line
 from .errors import UserError
+from .models.mem_roberta import MemRobertaModel
 from .models.mem_transformer import MemTransformerModel
 from .models.mem_transformer_lm import MemTransformerLanguageModel
 from .models.mem_transformer_xl import MemTransformerXLModel
@@ -35,6 +36,7 @@ check_command_line(sys.argv)
 __all__ = [
     "FairseqAdam",
     "LabelSmoothedCrossEntropyCriterion",
+    "MemRobertaModel",
     "MemTransformerLanguageModel",
     "MemTransformerModel",
     "MemTransformerXLModel",

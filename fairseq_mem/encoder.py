@@ -23,22 +23,36 @@ logger = logging.getLogger(__name__)
 class MemTransformerEncoder(TransformerEncoderBase):
     """Encodes (m+T) positions and returns them all: the decoder reads memory and text alike.
 
+    Args:
+        cfg: fairseq's ``TransformerConfig`` with our options.
+        dictionary: of the text.
+        embed_tokens: its embedding.
+        has_reader: somebody reads memory behind the last layer, so that it must update it.
+
     Attributes:
         beam_size: so many hypotheses may come to read each sentence (``model.set_beam_size``).
     """
 
     beam_size = 1
 
-    def __init__(self, cfg: Any, dictionary: Any, embed_tokens: Any) -> None:
-        super().__init__(cfg, dictionary, embed_tokens)
+    def __init__(
+        self, cfg: Any, dictionary: Any, embed_tokens: Any, has_reader: bool = True
+    ) -> None:
         self.update = UPDATES[cfg.memory_update]
-        self.controller = self.update.shared_controller(cfg)
+        self.updates_last = has_reader or not self.update.needs_reader
+        self._layers_built = 0
+        super().__init__(cfg, dictionary, embed_tokens)
+        updates = self.num_layers if self.updates_last else self.num_layers - 1
+        self.controller = self.update.shared_controller(cfg) if updates > 0 else None
         self.memory = memory_for(cfg, cfg.memory_tokens, embed_tokens.embedding_dim)
         use_fast_dropout(self)
 
     def build_encoder_layer(self, cfg: Any) -> Any:
         """Hook of fairseq's constructor."""
-        return wrap_layer(UPDATES[cfg.memory_update](cfg), cfg)
+        self._layers_built += 1
+        unread = self._layers_built == cfg.encoder.layers and not self.updates_last
+        layer = self.update(cfg, has_reader=False) if unread else self.update(cfg)
+        return wrap_layer(layer, cfg)
 
     def forward_embedding(
         self, src_tokens: Tensor, token_embedding: Tensor | None = None
@@ -151,12 +165,21 @@ class MemTransformerEncoder(TransformerEncoderBase):
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
         """Warm start: complete a checkpoint of a model with another update, or without memory."""
         super().upgrade_state_dict_named(state_dict, name)
-        if self.update.warm_start(state_dict, name):
+        if self.update.warm_start(state_dict, name, self._unread_layer(name)):
             logger.warning(
                 f"the checkpoint has no memory controller for update {self.cfg.memory_update!r}: "
                 "it begins as a copy of the encoder's own layers"
             )
         return state_dict
+
+    def _unread_layer(self, name: str) -> str:
+        """The name, in a checkpoint, of the layer that updates no memory; empty for none."""
+        if self.updates_last:
+            return ""
+        # --encoder-layers-to-keep takes its choice of the checkpoint's layers afterwards
+        kept = getattr(self.cfg, "encoder_layers_to_keep", None)
+        last = max(map(int, kept.split(","))) if kept else self.num_layers - 1
+        return f"{name}.layers.{last}"
 
     def max_positions(self) -> int:
         """Longest text, in tokens; memory that takes codes takes them from a learned table."""

@@ -13,11 +13,14 @@ from .updates import UPDATES
 
 # model families
 TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL = "translation", "language model", "Transformer-XL"
-FAMILIES = (TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL)
-BLOCKWISE = (TRANSLATION, LANGUAGE_MODEL)  # memory begins anew in front of every text
+SENTENCE_ENCODER = "sentence encoder"
+FAMILIES = (TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL, SENTENCE_ENCODER)
+# memory begins anew in front of every text
+BLOCKWISE = (TRANSLATION, LANGUAGE_MODEL, SENTENCE_ENCODER)
 
 LESIONS = ("none", "no-read", "zero-read")
 LESION_SCOPES = ("encoder", "cross", "decoder", "all")
+HEADS = ("start", "memory")  # what a classification head reads
 MAX_MEMORY_TOKENS = 4096  # the paper uses at most 20; more than this is a slip of the keyboard
 
 
@@ -97,6 +100,14 @@ def _lesion() -> Kind:
     return Kind(choice.shown, parse, choice.problem)
 
 
+def _epsilon() -> Kind:
+    def problem(value: Any) -> str | None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if number and 0 < value < 1 else "give a number between 0 and 1"
+
+    return Kind("E", float, problem)
+
+
 def _switch() -> Kind:
     def problem(value: Any) -> str | None:
         return None if isinstance(value, bool) else "give True or False"
@@ -133,6 +144,7 @@ PLACES = {
     TRANSLATION: "the encoder's input",
     LANGUAGE_MODEL: "every block of text",
     TRANSFORMER_XL: "every segment",
+    SENTENCE_ENCODER: "the text, from <s> on",
 }
 OPTIONS = (
     MemoryOption(
@@ -154,7 +166,7 @@ OPTIONS = (
         "memory_update",
         _choice(tuple(sorted(UPDATES))),
         "shared",
-        (TRANSLATION,),
+        (TRANSLATION, SENTENCE_ENCODER),
         "how the encoder's memory is updated (set by the architecture)",
     ),
     MemoryOption(
@@ -172,7 +184,8 @@ OPTIONS = (
         None,
         FAMILIES,
         "standard deviation of the initial memory (default: the scale of the embedded text, which "
-        "is 1, or d^-0.5 with --no-scale-embedding)",
+        "is 1, or d^-0.5 with --no-scale-embedding; of a sentence encoder it is measured in the "
+        "checkpoint that gets memory)",
     ),
     MemoryOption(
         "memory_positions",
@@ -187,7 +200,53 @@ OPTIONS = (
         _switch(),
         False,
         FAMILIES,
-        "train nothing but memory and its controller, freeze the rest",
+        "train nothing but memory and its controller (and classification heads), freeze the rest",
+    ),
+    MemoryOption(
+        "memory_head",
+        _choice(HEADS),
+        "start",
+        (SENTENCE_ENCODER,),
+        "what a classification head reads: <s> (start, the default), or the maximum and the mean "
+        "over memory (memory)",
+    ),
+    MemoryOption(
+        "memory_unread",
+        _switch(),
+        False,
+        (SENTENCE_ENCODER,),
+        "a control: memory reads the text and is read by the head alone, text and <s> never read "
+        "it; needs --memory-head memory",
+    ),
+    MemoryOption(
+        "memory_frozen",
+        _switch(),
+        False,
+        (SENTENCE_ENCODER,),
+        "a control: the slots stay as they were initialised; with --memory-only nothing but "
+        "controllers and classification heads is trained",
+    ),
+    MemoryOption(
+        "memory_segments",
+        _count(0, 16, "; BERT has 2"),
+        0,
+        (SENTENCE_ENCODER,),
+        "segment embeddings: a text's part up to the first </s> has the first, and so on (default "
+        "0: none, as in RoBERTa; import-bert says what a checkpoint has)",
+    ),
+    MemoryOption(
+        "memory_norm_epsilon",
+        _epsilon(),
+        1e-5,
+        (SENTENCE_ENCODER,),
+        "the layer norms' epsilon (default 1e-5, as in fairseq; BERT has 1e-12)",
+    ),
+    MemoryOption(
+        "memory_no_word_head",
+        _switch(),
+        False,
+        (SENTENCE_ENCODER,),
+        "leave out the head that predicts masked words, for a checkpoint that has none",
     ),
     MemoryOption(
         "memory_grow",
@@ -281,6 +340,33 @@ def check_memory_options(args: Any, family: str) -> None:
     if args.memory_only and memory == 0:
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"
+        )
+    if family == SENTENCE_ENCODER:
+        _check_head(args)
+
+
+def _check_head(args: Any) -> None:
+    """Refuse what a classification head cannot read.
+
+    Raises:
+        UserError: names the option and what to do.
+    """
+    if args.memory_head == "memory" and args.memory_tokens == 0:
+        raise UserError(
+            "memory_head 'memory' reads memory, and there is none; give --memory-tokens, or "
+            "--memory-head start"
+        )
+    if not args.memory_unread:
+        return
+    if args.memory_head != "memory":
+        raise UserError(
+            f"memory_unread hides memory from the text, and memory_head {args.memory_head!r} does "
+            "not read it either; give --memory-head memory"
+        )
+    if args.memory_update == "bottleneck":
+        raise UserError(
+            "memory_unread leaves the text of memory_update 'bottleneck' nothing to read; choose "
+            "another update, or leave it out"
         )
 
 

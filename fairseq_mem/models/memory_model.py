@@ -6,16 +6,21 @@ from typing import Any
 import torch
 from fairseq.models import BaseFairseqModel
 
-from ..memory import fit_checkpoint
+from ..memory import MemoryTokens, fit_checkpoint
 from ..options import refuse_training
 
 logger = logging.getLogger(__name__)
 
 
 class MemoryModel(BaseFairseqModel):
-    """A model whose ``encoder`` or ``decoder`` has :class:`MemoryTokens` named ``memory``."""
+    """A model with modules that have :class:`MemoryTokens` named ``memory``.
+
+    Attributes:
+        memory_places: the names of those modules, as far as a model has them.
+    """
 
     has_memory = True  # tells command_line which architectures are ours
+    memory_places: tuple[str, ...] = ("encoder", "decoder")
     args: Any
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -55,6 +60,16 @@ class MemoryModel(BaseFairseqModel):
                 if buffer.split(".")[-1] == "version":
                     state_dict.setdefault(prefix + buffer, value)
         super().upgrade_state_dict_named(state_dict, name)
-        for side in ("encoder", "decoder"):
-            memory = getattr(getattr(self, side, None), "memory", None)
-            fit_checkpoint(state_dict, f"{prefix}{side}.memory", memory, self.args.memory_grow)
+        for place in self.memory_places:
+            self.fit_memory(state_dict, f"{prefix}{place}.memory", place)
+
+    def fit_memory(self, state_dict: dict[str, Any], name: str, place: str) -> None:
+        """Fit the memory of one place to ours; ``name`` is that of the memory in the checkpoint."""
+        fit_checkpoint(state_dict, name, self.memory_of(place), self.args.memory_grow)
+
+    def memory_of(self, place: str) -> MemoryTokens | None:
+        """The memory tokens of one of :attr:`memory_places`; None if it has none."""
+        module: Any = self
+        for name in place.split("."):
+            module = getattr(module, name, None)
+        return getattr(module, "memory", None)

@@ -7,8 +7,12 @@ to whom; the encoder does not know which it runs. Its class methods are:
 
 - ``shared_controller(cfg)``: one module for all layers, handed to each of them as
   ``controller=...``, or None;
-- ``warm_start(state, name)``: complete, in place, a checkpoint of a model without this
-  update's parameters, and return whether there was something to complete.
+- ``warm_start(state, name, unread)``: complete, in place, a checkpoint of a model without this
+  update's parameters, and return whether there was something to complete; ``unread`` is the name of
+  a layer without them.
+
+Where nobody reads memory behind the last layer (in a sentence encoder), that layer of a class with
+``needs_reader`` is built with ``has_reader=False``, and has no update of memory.
 """
 
 from .bottleneck import BottleneckUpdateLayer

@@ -15,14 +15,26 @@ No token attends to a token, so that the cost grows with m(n+m) + nm, linearly i
     A^seq = X^seq + MH^seq(LN^seq(X^seq), LN^seq(H^mem), LN^seq(H^mem))
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..layers import ReadingLayer
 from .ctrl import CtrlUpdateLayer
 
 
 class BottleneckUpdateLayer(CtrlUpdateLayer):
-    """Parameters as in MemCtrl, another way of the information."""
+    """Parameters as in MemCtrl, another way of the information.
+
+    The text of every layer reads what its controller writes, so each has one.
+    """
+
+    needs_reader = False
+    controller: ReadingLayer
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None) -> Tensor:  # type: ignore[override]
         """Update memory from all of ``x`` ((m+T) x B x C), then the text from memory alone.

@@ -20,6 +20,8 @@ from ..attention.fused import build_attention
 class SharedUpdateLayer(TransformerEncoderLayerBase):
     """fairseq's encoder layer, same parameters, over memory and text together."""
 
+    needs_reader = False
+
     def build_self_attention(self, embed_dim: int, cfg: Any) -> Any:
         """Hook of fairseq's constructor; ``embed_dim`` is C."""
         return build_attention(
@@ -37,6 +39,6 @@ class SharedUpdateLayer(TransformerEncoderLayerBase):
         return None
 
     @classmethod
-    def warm_start(cls, state: dict[str, Any], name: str) -> bool:
+    def warm_start(cls, state: dict[str, Any], name: str, unread: str = "") -> bool:
         """Have nothing to complete: the parameters are fairseq's."""
         return False
