@@ -12,6 +12,7 @@ compat.check_versions()
 compat.silence_advertisement()
 compat.allow_fairseq_checkpoints()
 compat.mend_datasets()
+compat.mend_metrics()
 compat.mend_ngram_blocking()
 
 # Only now, for they import fairseq and torch: what a checkpoint may not do.

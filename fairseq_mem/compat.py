@@ -106,6 +106,21 @@ def mend_datasets() -> None:
             module.np = With(numpy, compat=SimpleNamespace(long=int))
 
 
+def mend_metrics() -> None:
+    """Let the metrics of ``sentence_prediction`` be Python's numbers, not numpy's.
+
+    fairseq saves them in every checkpoint, where the safe loader refuses numpy's: with
+    ``--report-mcc`` and the like no checkpoint could be loaded again.
+    """
+    from fairseq.criterions import sentence_prediction
+    from fairseq.logging.meters import safe_round
+
+    def rounded(number: Any, digits: int) -> float:
+        return float(safe_round(number, digits))
+
+    sentence_prediction.safe_round = rounded
+
+
 def mend_ngram_blocking() -> None:
     """Make ``--no-repeat-ngram-size`` work without fairseq's CUDA extension.
 

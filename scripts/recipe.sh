@@ -51,6 +51,10 @@ show() { # a command, so that it can be copied
 
 # Hands a run to Python, which does what is missing of it: see python -m fairseq_mem.runs.
 run_stages() { # RECIPE RUN OPTION... ::: STAGE COMMAND... ::: STAGE COMMAND...
+    if [ -n "${HAND_OVER:-}" ]; then # to a program that runs many (fairseq_mem/runs/cells.py)
+        printf '%s\0' "$@"
+        exit
+    fi
     if [ -z "${DRY_RUN:-}" ] || [ -d "$2" ]; then
         exec python -m fairseq_mem.runs "$@"
     fi

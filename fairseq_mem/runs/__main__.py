@@ -2,9 +2,11 @@
 
     python -m fairseq_mem.runs translation RUN OPTION... ::: train COMMAND... ::: validate ...
     python -m fairseq_mem.runs language-model RUN OPTION... ::: train COMMAND... ::: test ...
+    python -m fairseq_mem.runs sentence RUN OPTION... ::: train COMMAND... ::: predict ...
     python -m fairseq_mem.runs table OPTION... -- WORD...
+    python -m fairseq_mem.runs cells OPTION...
 
-The first two do what is missing of a run. Each `:::` begins a stage: its name, and the command with
+The first three do what is missing of a run. Each `:::` begins a stage: its name, and the command with
 its flags. With DRY_RUN in the environment the commands are shown only. See ``--help`` of each.
 """
 
@@ -21,8 +23,10 @@ from fairseq_mem_text.progress import show
 
 from ..errors import UserError
 from . import folder as files
+from .cells import add_cells_options, run_cells
 from .jobs import add_table_options, run_table
 from .language_model import LanguageModel
+from .sentence import Sentence
 from .signals import Stopped
 from .stages import RunFailed, Stages, message_of
 from .translation import Translation
@@ -34,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     """What stands before the first stage."""
     parser = argparse.ArgumentParser(prog="python -m fairseq_mem.runs")
     recipes = parser.add_subparsers(dest="recipe", required=True)
-    for name in ("translation", "language-model"):
+    for name in ("translation", "language-model", "sentence"):
         recipe = recipes.add_parser(name)
         recipe.add_argument("run", type=Path, help="the run's folder")
         recipe.add_argument("--updates", type=int, required=True, help="length of the training")
@@ -55,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
             recipe.add_argument("--data", type=Path, required=True, help="the binarised data")
             recipe.add_argument("--reference", type=Path, required=True, help="of the test set")
             recipe.add_argument("--average", type=int, default=1, help="checkpoints of the model")
+        if name == "sentence":
+            recipe.add_argument("--metrics", nargs="+", required=True, help="of the test set")
+            recipe.add_argument("--drop-model", action="store_true", help="keep the scores alone")
     add_table_options(recipes.add_parser("table"))
+    add_cells_options(recipes.add_parser("cells"))
     return parser
 
 
@@ -85,10 +93,14 @@ def settings_of(args: argparse.Namespace) -> dict[str, object]:
 
 def run_recipe(args: argparse.Namespace, commands: dict[str, list[str]]) -> None:
     """Do what is missing of a run, or show it."""
-    recipe: Translation | LanguageModel
+    recipe: Translation | LanguageModel | Sentence
     if args.recipe == "translation":
         recipe = Translation(
             commands, args.updates, args.devices, args.data, args.reference, args.average
+        )
+    elif args.recipe == "sentence":
+        recipe = Sentence(
+            commands, args.updates, args.devices, args.metrics, not args.drop_model
         )
     else:
         recipe = LanguageModel(commands, args.updates, args.devices)
@@ -116,8 +128,11 @@ def main(words: Sequence[str]) -> int:
     """Run what a script asks for; returns the exit status."""
     options, commands = split_stages(words)
     args = build_parser().parse_args(options)
-    program = "table.sh" if args.recipe == "table" else "run.sh"  # what the user called
+    # what the user called
+    program = "table.sh" if args.recipe in ("table", "cells") else "run.sh"
     try:
+        if args.recipe == "cells":
+            return run_cells(args, main)
         if args.recipe == "table":
             return run_table(args)
         run_recipe(args, commands)

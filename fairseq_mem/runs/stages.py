@@ -14,6 +14,7 @@ from fairseq_mem_text.progress import show
 from ..errors import UserError
 from ..files import write_text
 from . import folder as files
+from .forked import PROGRAMS, Forked, fork
 from .signals import StopOnSignal
 
 PATIENCE = 30.0  # seconds that a command has to end after SIGTERM
@@ -92,11 +93,7 @@ class Stages:
         process = None
         try:
             with self.signals.later():
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=errors or (subprocess.STDOUT if output else None),
-                    process_group=0, pass_fds=(self.lock,),
-                )  # fmt: skip
+                process = self._begin(command, output, errors)
             while process.poll() is None:
                 watch()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -107,6 +104,17 @@ class Stages:
                 end_group(process)
             raise
         return process.returncode
+
+    def _begin(
+        self, command: Sequence[str], output: BinaryIO | None, errors: BinaryIO | None
+    ) -> subprocess.Popen | Forked:
+        if command[0] in PROGRAMS:
+            return fork(PROGRAMS[command[0]], command, output, errors)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=errors or (subprocess.STDOUT if output else None),
+            process_group=0, pass_fds=(self.lock,),
+        )  # fmt: skip
 
     def run_whole(self, command: Sequence[str], output: Path, errors: Path | None = None) -> None:
         """Show and run a command; its ``output`` is there when it succeeded.
@@ -130,7 +138,7 @@ def message_of(error: BaseException) -> str:
     return str(error).removeprefix("fairseq_mem: ")
 
 
-def end_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen | Forked) -> None:
     """End a process that leads a group, and the group: kindly, then by force."""
     for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):

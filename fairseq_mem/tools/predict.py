@@ -1,0 +1,127 @@
+"""`fairseq-mem predict`: what a classifier or regression says of a test set."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError, first_line
+from .files import read_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+REMEDY = "give the data that examples/glue/prepare.sh made for this model"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the command to the `fairseq-mem` parser."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="predictions of a fine-tuned sentence encoder",
+        description="Write predictions.tsv: for each example of a set its class or score, and what "
+        "the model predicts. The model was trained with fairseq's task sentence_prediction.",
+        epilog="For example: fairseq-mem predict model.pt --data data --out predictions.tsv",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the fine-tuned model")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FOLDER",
+        help="its data: input0, label and, of pairs, input1",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the predictions")
+    parser.add_argument("--split", default="test", metavar="NAME", help="default: test")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="sentences at a time (default: 64)"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="compute on the CPU, though there is a GPU"
+    )
+    parser.add_argument(
+        "--model-overrides", default="{}", metavar="OPTIONS",
+        help="as of fairseq-generate: \"{'memory_lesion': 'no-read'}\"",
+    )  # fmt: skip
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    import torch
+
+    from ..literals import literal
+    from ..runs.sentence import write_predictions
+
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}; give a whole number above 0")
+    try:
+        overrides = literal(args.model_overrides)
+        if not isinstance(overrides, dict):
+            raise ValueError(f"{args.model_overrides} is no dictionary")
+    except ValueError as error:
+        raise UserError(f"--model-overrides: {error}; give \"{{'NAME': VALUE}}\"") from None
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    targets, predictions = predict(
+        args.checkpoint, args.data, args.split, args.batch_size, device, overrides
+    )
+    write_predictions(args.out, targets, predictions)
+    print(f"{args.out}: {len(targets)} predictions")
+
+
+def predict(
+    checkpoint: Path,
+    data: Path,
+    split: str,
+    batch_size: int,
+    device: "torch.device",
+    overrides: dict[str, Any],
+) -> tuple[list[str], list[str]]:
+    """Targets and predictions of a set, in the order of its examples.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be used, or do not fit each other.
+    """
+    import torch
+    from fairseq import checkpoint_utils, utils
+    from fairseq.tasks.sentence_prediction import SentencePredictionTask
+
+    read_checkpoint(checkpoint)
+    if not (data / "input0" / f"{split}.idx").is_file():
+        raise UserError(f"{data} has no set {split} (input0/{split}.idx); {REMEDY}")
+    overrides = {"data": str(data), "no_shuffle": True, **overrides}
+    try:
+        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+            [str(checkpoint)], overrides
+        )
+    except Exception as error:  # of many kinds, from fairseq and torch
+        raise UserError(
+            f"cannot load {checkpoint} with {data}: {first_line(error)}; {REMEDY}"
+        ) from None
+    if not isinstance(task, SentencePredictionTask):
+        raise UserError(
+            f"{checkpoint} was not trained with the task sentence_prediction; give a fine-tuned one"
+        )
+    head = task.cfg.classification_head_name
+    task.load_dataset(split)
+    found = task.dataset(split)
+    model.to(device).eval()
+    targets: list[str] = []
+    predictions: list[str] = []
+    classes = data / "label" / "classes.txt"
+    names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
+    for start in range(0, len(found), batch_size):
+        rows = [found[row] for row in range(start, min(start + batch_size, len(found)))]
+        sample = found.collater(rows)
+        if "target" not in sample:
+            raise UserError(f"{data} has no labels of the set {split}; {REMEDY}")
+        sample = utils.move_to_cuda(sample) if device.type == "cuda" else sample
+        with torch.no_grad():
+            logits, _ = model(**sample["net_input"], classification_head_name=head)
+        if task.cfg.regression_target:
+            expected, predicted = sample["target"].view(-1), logits.float().view(-1)
+            targets += [f"{value:.6g}" for value in expected.tolist()]
+            predictions += [f"{value:.6g}" for value in predicted.tolist()]
+        else:
+            label = task.label_dictionary
+            for column, values in ((targets, sample["target"]), (predictions, logits.argmax(1))):
+                for number in values.view(-1).tolist():
+                    word = label[number + label.nspecial]
+                    column.append(names[int(word)] if word.isdecimal() and names else word)
+    return targets, predictions
