@@ -51,7 +51,8 @@ class MemTransformerEncoder(TransformerEncoderBase):
         """Hook of fairseq's constructor."""
         self._layers_built += 1
         unread = self._layers_built == cfg.encoder.layers and not self.updates_last
-        layer = self.update(cfg, has_reader=False) if unread else self.update(cfg)
+        kind: Any = self.update  # only those that need a reader know that they may have none
+        layer = kind(cfg, has_reader=False) if unread else kind(cfg)
         return wrap_layer(layer, cfg)
 
     def forward_embedding(

@@ -286,7 +286,11 @@ def main(args: argparse.Namespace) -> None:
         length = args.length or 128
     else:
         task = TASKS[args.task]
-        splits, regression, metrics = glue_task(args.cache, args.task), task.regression, task.metrics
+        splits, regression, metrics = (
+            glue_task(args.cache, args.task),
+            task.regression,
+            task.metrics,
+        )
         length = args.length or task.length
     partial = args.out.with_name(args.out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -29,8 +29,8 @@ any point and run it again: it continues.
   RUNS=FOLDER      the runs (default examples/glue/runs)
   SIZE=NAME        the pre-trained model's name in tables (default: START's)
   SCHEDULE=NAME    authors: AdamW 2e-5, halved after 3 epochs without gain, patience 10 (default)
-                   quick: LR 1e-4 or as given, down to 0 in UPDATES updates, four validations
-  UPDATES=N        at most so many updates (default: authors 100000; quick 256)
+                   quick: 1e-4, down to 0 over UPDATES updates of 64 sentences, about four validations
+  UPDATES=N        at most so many updates (default: authors 100000, quick 400)
   BATCH=N          sentences of an update (default: the task's; of your own 32)
   LR=NUMBER        the learning rate
   GPUS=N           devices (default: those of this machine; 0 = CPU)
@@ -111,7 +111,7 @@ rows=$(setting rows)
 schedule=${SCHEDULE:-authors}
 case $schedule in
 authors) updates=100000 lr=2e-5 ;;
-quick) updates=256 lr=1e-4 batch=64 ;;
+quick) updates=400 lr=1e-4 batch=64 ;;
 *) fail "SCHEDULE=$schedule: give authors or quick" ;;
 esac
 batch=${BATCH:-$batch} updates=${UPDATES:-$updates} lr=${LR:-$lr}

@@ -1,13 +1,13 @@
-"""The four sets of vaderSentiment's source package as TSV files, and what simple models make of them.
+"""The four sets of vaderSentiment's source package as TSV files; simple models; a chart.
 
     python vader.py fetch CACHE OUT     OUT/{movie,tweets,amazon,nyt}/{train,valid,test}.tsv
     python vader.py simple DATA RUNS UPDATES
                                         majority class and bigram Naive Bayes, as finished runs
     python vader.py chart RUNS OUT.png  scores against the number of slots of the bottleneck
 
-Hutto and Gilbert 2014: sentences with the mean of twenty people's ratings from -4 to 4. Film reviews
-become a classification (is the score above 0?), the others a regression. Reviews of products and
-editorials are split by document, the others by sentence.
+Hutto and Gilbert 2014: sentences with the mean of twenty people's ratings from -4 to 4. Film
+reviews become a classification (is the score above 0?), the others a regression. Reviews of
+products and editorials are split by document, the others by sentence.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def write_sets(sdist: Path, out: Path) -> None:
 
 
 def simple(data: Path, runs: Path, updates: int) -> None:
-    """Write what the majority class and a bigram Naive Bayes predict as runs of every seed there is.
+    """Write what the majority class and a bigram Naive Bayes predict, as runs of every seed.
 
     Of a regression: the mean, and the mean score of the classes "above" and "not above 0", weighted
     by their probabilities.
@@ -178,12 +178,14 @@ def write_run(
 
 def chart(runs: Path, out: Path) -> None:
     """Draw the scores of mem-bottleneck-N against N, beside the baseline's mean."""
+    import logging
     from statistics import fmean
 
     from fairseq_mem.runs import charts
     from fairseq_mem.runs.collect import by_group, find_runs
     from fairseq_mem.runs.metrics import in_order
 
+    logging.getLogger().setLevel(logging.WARNING)  # fairseq leaves it at DEBUG
     groups = by_group(find_runs([runs]))
     name = "mem-bottleneck-"
     drawn = []
@@ -200,7 +202,9 @@ def chart(runs: Path, out: Path) -> None:
         metric = in_order(first.result["metrics"])[0]
 
         def values(model: str, metric: str = metric, models: dict = models) -> list[float]:
-            return [run.result["metrics"][metric]["value"] for run in models.get(model, {}).values()]
+            return [
+                run.result["metrics"][metric]["value"] for run in models.get(model, {}).values()
+            ]
 
         charts.draw_line(
             axes, slots, [values(f"{name}{one}") for one in slots], "slots", f"{task}: {metric}"

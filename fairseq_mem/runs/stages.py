@@ -90,7 +90,7 @@ class Stages:
         Returns:
             Its exit status.
         """
-        process = None
+        process: subprocess.Popen | Forked | None = None
         try:
             with self.signals.later():
                 process = self._begin(command, output, errors)
@@ -103,7 +103,7 @@ class Stages:
             if process is not None:
                 end_group(process)
             raise
-        return process.returncode
+        return process.wait()
 
     def _begin(
         self, command: Sequence[str], output: BinaryIO | None, errors: BinaryIO | None

@@ -1,7 +1,7 @@
 """A Hugging Face folder with a BERT: read with care, and its weights by fairseq's names."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -251,7 +251,9 @@ class _Weights:
                 f"({tensor.dtype}), and config.json says {wanted_shape}; it is another model's"
             )
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{self.path} has {name} with numbers that are not finite; it is broken")
+            raise UserError(
+                f"{self.path} has {name} with numbers that are not finite; it is broken"
+            )
         return tensor.float()
 
 
@@ -319,7 +321,7 @@ def _word_head(
             matrix = matrix[order]
     if bias.size(0) <= int(order.max()) or matrix.size(0) != embedding.size(0):
         raise UserError(
-            f"{taken.path} predicts {bias.size(0)} words, and has embeddings of others; it is broken"
+            f"{taken.path} predicts {bias.size(0)} words, and embeds others; it is broken"
         )
     weights["encoder.lm_head.bias"] = bias[order]
     weights["encoder.lm_head.weight"] = matrix

@@ -22,7 +22,15 @@ from typing import NoReturn
 from .. import __version__
 from ..errors import UserError
 
-COMMANDS: tuple[str, ...] = ("average", "export", "import-bert", "lesion", "predict", "report", "translate")
+COMMANDS: tuple[str, ...] = (
+    "average",
+    "export",
+    "import-bert",
+    "lesion",
+    "predict",
+    "report",
+    "translate",
+)
 
 
 class Parser(argparse.ArgumentParser):

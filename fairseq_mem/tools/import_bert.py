@@ -149,9 +149,11 @@ def _write_checkpoint(out: Path, bert: "Bert", flags: list[str], with_pooler: bo
     if with_pooler and bert.pooler is not None:
         weights["pooler.dense.weight"], weights["pooler.dense.bias"] = bert.pooler
     cfg.task.data = "."  # beside the checkpoint, wherever that is
+    saved: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    saved["model"] = cfg.model
     state = {
         "args": None,
-        "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
+        "cfg": saved,
         "model": weights,
         "optimizer_history": [{
             "criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam",
@@ -160,5 +162,4 @@ def _write_checkpoint(out: Path, bert: "Bert", flags: list[str], with_pooler: bo
         "task_state": {},
         "extra_state": {},
     }  # fmt: skip
-    state["cfg"]["model"] = cfg.model
     write_whole(out / MODEL, lambda partial: torch.save(state, partial))

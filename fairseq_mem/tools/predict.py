@@ -87,7 +87,7 @@ def predict(
         raise UserError(f"{data} has no set {split} (input0/{split}.idx); {REMEDY}")
     overrides = {"data": str(data), "no_shuffle": True, **overrides}
     try:
-        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(checkpoint)], overrides
         )
     except Exception as error:  # of many kinds, from fairseq and torch
