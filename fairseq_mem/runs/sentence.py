@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tools.files import write_text
+from fairseq_mem_text.progress import quoted
+
+from ..files import write_text
 from . import training
 from .checkpoints import is_whole
 from .folder import Run
 from .metrics import measured, read_predictions
-from .stages import RunFailed, Stages, quoted
+from .stages import RunFailed, Stages
 from .statistics import SCORES
 
 PROGRESS = (

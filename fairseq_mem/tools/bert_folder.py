@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from fairseq_mem_text.files import read_json
 from torch import Tensor
 
 from ..errors import UserError, first_line
-from .files import read_json
 
 # fairseq's special symbols and BERT's, which are the same things
 SPECIAL = {"<s>": "[CLS]", "<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]"}

@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_mem_text.files import partial_name, read_json
+
 from ..errors import UserError
-from .files import partial_name, read_json, write_text, write_whole
+from ..files import write_text, write_whole
 
 if TYPE_CHECKING:
     from .bert_folder import Bert

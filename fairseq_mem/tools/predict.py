@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints import read_checkpoint
 from ..errors import UserError, first_line
-from .files import read_checkpoint
 
 if TYPE_CHECKING:
     import torch
