@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..attention.relative import RelativeAttention, distance_codes
 from ..memory import MemoryTokens
+from ..precision import without_autocast
 from ..streaming.state import StreamState
 from ..training.dropout import Dropout
 
@@ -169,7 +170,7 @@ class XLDecoder(FairseqDecoder):
             cache, may have a gradient.
         """
         batch, length = tokens.shape
-        with torch.autocast(tokens.device.type, enabled=False):  # fairseq's adaptive input fails
+        with without_autocast(tokens.device):  # fairseq's adaptive input fails
             x = self.embed_dim**0.5 * self.embed_tokens(tokens)
         x = self.dropout_module(x)
         m = written = 0
