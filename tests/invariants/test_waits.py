@@ -7,8 +7,8 @@ import pytest
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
-from toy import build, dictionary
-from waiting import Waits
+from helpers.random_models import build, dictionary
+from helpers.waiting import Waits
 
 BATCH, LENGTH, BEAM, LAYERS = 4, 6, 3, 2
 CODES = dict(memory_positions=True)
@@ -16,6 +16,9 @@ KINDS = ("mem_transformer", "mem_transformer_lm")
 ARCHITECTURES = [name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model in KINDS]
 OURS = [(name, {}) for name in ARCHITECTURES] + [(name, CODES) for name in KINDS]
 STREAMING = [name for name in ARCH_MODEL_NAME_REGISTRY if name.startswith("mem_transformer_xl")]
+SENTENCE_ENCODERS = [
+    name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model == "mem_roberta"
+]
 
 
 def on_meta(arch, **options):
@@ -87,6 +90,25 @@ def test_a_batch(training, answer, subtests):
             ours = waits_of_a_batch(arch, training, answer, criterion, **more)
             assert ours <= fairseqs(waits_of_a_batch, stock_of(arch), training, answer)
             assert ours <= 2
+
+
+def waits_of_an_encoder(arch, training, answer, tokens=3):
+    sizes = dict(encoder_layers=LAYERS, encoder_attention_heads=2, max_positions=64)
+    model = build(arch, double=False, memory_tokens=tokens, **sizes).to("meta").train(training)
+    with Waits(answer) as waits, torch.set_grad_enabled(training):
+        features = model(src_tokens=words(), features_only=False)[0]
+        if training:
+            features.float().sum().backward()
+    assert waits.mixed == []
+    return waits.number
+
+
+@pytest.mark.parametrize(("training", "answer"), [(True, True), (False, False)])
+def test_a_sentence_encoder(training, answer, subtests):
+    theirs = waits_of_an_encoder("mem_roberta", training, answer, tokens=0)
+    for arch in SENTENCE_ENCODERS:
+        with subtests.test(arch=arch):
+            assert waits_of_an_encoder(arch, training, answer) <= min(theirs, 2)
 
 
 def waits_of_a_search(arch, **options):
