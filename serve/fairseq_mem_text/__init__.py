@@ -4,6 +4,7 @@
 treat raw text by the same code. Its modules:
 
 - ``pipeline``: raw text to subword tokens and back, a sentence at a time
+- ``words``: in which order raw text is composed, normalised and tokenised
 - ``linear``, ``moses``: sacremoses' and subword-nmt's rules, on any text in linear time; and faster
 - ``bpe``: learning BPE merges
 - ``settings``: what ``settings.txt`` in a folder of data says about its text

@@ -9,7 +9,8 @@ from pathlib import Path
 from sacremoses import MosesDetokenizer
 from subword_nmt.apply_bpe import BPE
 
-from .linear import LinearNormalizer, LinearTokenizer, compose, segment_word
+from .linear import segment_word
+from .words import word_splitter
 
 BPE_MARK = "@@"  # at the end of a piece that the next one continues
 MARKS = frozenset(("<s>", "</s>"))  # fairseq's; never part of a text
@@ -67,15 +68,16 @@ class TextPipeline:
         if tokenizer not in ("moses", None):
             raise ValueError(f"tokenizer {tokenizer!r} is unknown; there is 'moses', and None")
         self.source_language, self.target_language = source_language, target_language
-        self._normalizer = self._tokenizer = self._detokenizer = self._bpe = None
-        self._compose: Callable[[str], str] | None = None
+        self._split_words: Callable[[str], str] | None = None
+        self._detokenizer = self._bpe = None
         if tokenizer == "moses":
-            if normalize:
-                self._normalizer = LinearNormalizer(
-                    source_language, post_remove_control_chars=remove_nonprinting
-                )
-                self._compose = compose if nfc else None
-            self._tokenizer = LinearTokenizer(source_language)
+            self._split_words = word_splitter(
+                source_language,
+                normalize=normalize,
+                remove_nonprinting=remove_nonprinting,
+                nfc=nfc,
+                remember=False,
+            )
             self._detokenizer = MosesDetokenizer(target_language)
         if codes is not None:
             said = io.StringIO()
@@ -93,19 +95,11 @@ class TextPipeline:
         Raises:
             TooLong: there are more than ``limit`` tokens, the end mark counted.
         """
-        # preprocess.sh's tools see whole lines: at a line's end the German rules for quotes do
-        # something else than at a text's.
-        line = text + "\n"
+        line = text + "\n"  # preprocess.sh sees whole lines
         # What stands between two spaces stays at least one token.
         check_length(sum(1 for _ in WORDS.finditer(line)), limit)
-        if self._compose is not None:
-            line = self._compose(line)
-        if self._normalizer is not None:
-            line = self._normalizer.normalize(line)
-        if self._tokenizer is not None:
-            line = self._tokenizer.tokenize(
-                line, aggressive_dash_splits=True, return_str=True, escape=True
-            )
+        if self._split_words is not None:
+            line = self._split_words(line)
         line = line.strip()
         if self._bpe is not None:
             # Before the work is done: the least that can come out.

@@ -10,31 +10,30 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from . import linear, moses
 from .errors import TextError
 from .files import written
 from .lines import opened, text_chunks
 from .progress import Progress
+from .words import word_splitter
 from .workers import in_order, worker_pool
 
 TOKENIZERS: list[Callable[[str], str]] = []  # of the source and of the target, in each worker
 
 
 def prepare_tokenizers(
-    languages: Sequence[str], normalize: bool, printable: bool, nfc: bool
+    languages: Sequence[str], normalize: bool, remove_nonprinting: bool, nfc: bool
 ) -> None:
     """What each worker does first."""
-
-    def tokenizer(language: str) -> Callable[[str], str]:
-        tokenize_line: Callable[[str], str] = moses.Tokenizer(linear.LinearTokenizer(language))
-        if not normalize:
-            return tokenize_line
-        normalize_line = moses.Normalizer(linear.LinearNormalizer(language), printable)
-        if not nfc:
-            return lambda line: tokenize_line(normalize_line(line))
-        return lambda line: tokenize_line(normalize_line(linear.compose(line)))
-
-    TOKENIZERS[:] = [tokenizer(language) for language in languages]
+    TOKENIZERS[:] = [
+        word_splitter(
+            language,
+            normalize=normalize,
+            remove_nonprinting=remove_nonprinting,
+            nfc=nfc,
+            remember=True,
+        )
+        for language in languages
+    ]
 
 
 class Limits(NamedTuple):

@@ -179,7 +179,6 @@ def test_words_are_at_least_so_many_tokens(language):
 def test_too_many_words_are_refused_before_the_text_is_touched(word):
     pipeline = TextPipeline("de", "en", codes=None, nfc=True)
     assert len(pipeline.split(" ".join([word] * 1023), 1024)) == 1023
-    pipeline._normalizer = pipeline._tokenizer = pipeline._compose = None  # whoever calls one fails
-    pipeline.__dict__.update(dict.fromkeys(("_normalizer", "_tokenizer"), object()))
+    pipeline._split_words = pytest.fail
     with pytest.raises(TooLong, match="split it"):
         pipeline.split(" ".join([word] * 1024), 1024)
