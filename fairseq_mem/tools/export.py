@@ -59,37 +59,26 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fairseq_mem_text.errors import TextError
 from fairseq_mem_text.files import partial_name, sha256
 from fairseq_mem_text.settings import settings_of
-from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import kind
 from ..dictionaries import fingerprints
 from ..errors import UserError
 from ..literals import shown
+from .conversion import ACTIVATIONS, convert
 from .loading import load_translation_model
 
-FORMAT = 1
-DESCRIPTION = "fairseq_mem.json"
 QUANTIZATIONS = ("int8", "int8_float32", "float16", "bfloat16", "float32")
-NEVER = -30000.0  # added to a slot's logit; within the range of float16
 EXPORTABLE = (
     "transformer and mem_transformer models (--memory-update shared) of the translation task can "
     "be, with fairseq's usual layers and softmax"
 )
-# fairseq's names and those of CTranslate2's enumeration
-ACTIVATIONS = {
-    "relu": "RELU",
-    "gelu": "GELU",
-    "gelu_accurate": "GELUTanh",
-    "gelu_fast": "GELUTanh",
-    "tanh": "Tanh",
-}
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -166,6 +155,8 @@ def export(
     """
     if importlib.util.find_spec("ctranslate2") is None:  # installed without what we require
         raise UserError("export needs ctranslate2; run: pip install 'ctranslate2>=4.5,<5'")
+    from fairseq_mem_serve.folder import DESCRIPTION, FORMAT
+
     _check_target(out, force)
     if codes is not None and not codes.is_file():
         raise UserError(f"--bpe-codes {codes}: there is no such file")
@@ -183,7 +174,7 @@ def export(
     if text.codes is not None:
         _check_codes(text.codes)
     with torch.no_grad():
-        spec, memory = _convert(model, task, quantization)
+        spec, memory = convert(model, task, quantization)
     description = {
         "format": FORMAT,
         "fairseq_mem": __version__,
@@ -241,6 +232,8 @@ def _check_target(out: Path, force: bool) -> None:
         return
     if not force:
         raise UserError(f"{out} is there already; give --force to replace it, or another --out")
+    from fairseq_mem_serve.folder import DESCRIPTION
+
     if not out.is_dir() or not ((out / DESCRIPTION).is_file() or not any(out.iterdir())):
         raise UserError(
             f"{out} holds no export, so --force does not replace it; give another --out"
@@ -335,142 +328,3 @@ def _is_known(name: str) -> bool:
         "version", "embed_tokens.weight", "embed_positions.weight", "output_projection.weight",
         "memory.weight", "memory.position_offset",
     }  # fmt: skip
-
-
-# ------------------------------------------------------------ the conversion
-
-
-class _Memory(NamedTuple):
-    """Memory as words."""
-
-    source: list[str]  # in front of every source
-    forced: list[str]  # of the target, after the start token
-    text_end: str | None  # an end mark inside a source
-
-
-def _convert(model: Any, task: Any, quantization: str) -> tuple[Any, _Memory]:
-    """Return CTranslate2's specification of the model, quantised, and its memory as words."""
-    from ctranslate2.converters import fairseq as converter
-    from ctranslate2.specs import TransformerSpec, common_spec, transformer_spec
-
-    encoder, decoder, cfg = model.encoder, model.decoder, model.cfg
-    common = {
-        "activation": common_spec.Activation[ACTIVATIONS[cfg.activation_fn]],
-        "layernorm_embedding": cfg.layernorm_embedding,
-    }
-    spec = TransformerSpec(
-        transformer_spec.TransformerEncoderSpec(
-            encoder.num_layers,
-            cfg.encoder.attention_heads,
-            pre_norm=cfg.encoder.normalize_before,
-            **common,
-        ),
-        transformer_spec.TransformerDecoderSpec(
-            decoder.num_layers,
-            cfg.decoder.attention_heads,
-            pre_norm=cfg.decoder.normalize_before,
-            no_final_norm=cfg.no_decoder_final_norm,
-            **common,
-        ),
-    )
-    converter.set_transformer_encoder(spec.encoder, encoder)
-    converter.set_transformer_decoder(spec.decoder, decoder)
-    for side, converted in ((encoder, spec.encoder), (decoder, spec.decoder)):
-        table = _position_table(side)
-        # half the file of a small model, and far more exact than the int8 that they are added to
-        table = table.half() if quantization == "int8" else table
-        converted.position_encodings.encodings = table.numpy()
-
-    words, target_words = _words(task.source_dictionary), _words(task.target_dictionary)
-    slots = _names("mem", _slots(encoder), {*words, *target_words})
-    target_slots = _names("decoder-mem", _slots(decoder), {*words, *target_words})
-    front, text_end = _slots(encoder), []
-    if not slots:  # CTranslate2 would take an end mark of the text for the source's
-        eos = task.source_dictionary.eos()
-        front = encoder.embed_tokens.weight[eos : eos + 1]
-        text_end = _names("text-end", front, {*words, *target_words})
-    if encoder.embed_tokens is decoder.embed_tokens:  # one table for both, in the file too
-        source = target = torch.cat([encoder.embed_tokens.weight, front, _slots(decoder)])
-        source_vocabulary = target_vocabulary = [*words, *slots, *text_end, *target_slots]
-    else:
-        source = torch.cat([encoder.embed_tokens.weight, front])
-        target = torch.cat([decoder.embed_tokens.weight, _slots(decoder)])
-        source_vocabulary = [*words, *slots, *text_end]
-        target_vocabulary = [*target_words, *target_slots]
-    spec.encoder.embeddings[0].weight = source.numpy()
-    spec.decoder.embeddings.weight = target.numpy()
-    spec.register_source_vocabulary(source_vocabulary)
-    spec.register_target_vocabulary(target_vocabulary)
-
-    projection = decoder.output_projection.weight
-    added = len(target_vocabulary) - len(target_words)
-    if projection is decoder.embed_tokens.weight:
-        spec.decoder.projection.weight = spec.decoder.embeddings.weight
-    else:
-        spec.decoder.projection.weight = torch.cat(
-            [projection, projection.new_zeros(added, projection.size(1))]
-        ).numpy()
-    if added > 0:
-        bias = projection.new_zeros(len(target_vocabulary))
-        bias[-added:] = NEVER
-        spec.decoder.projection.bias = bias.numpy()
-
-    dictionary = task.target_dictionary
-    end = dictionary[dictionary.eos()]
-    spec.config.unk_token = dictionary[dictionary.unk()]
-    # CTranslate2 puts no beginning in front of anything; but it would take one of the text for
-    # its own, and a source of nothing else for empty.
-    spec.config.bos_token = spec.config.eos_token = end
-    spec.config.add_source_eos = True
-    start, *forced = [*target_slots, end]
-    spec.config.decoder_start_token = start
-    spec.validate()
-    spec.optimize(quantization=quantization)
-    return spec, _Memory(slots, forced, text_end[0] if text_end else None)
-
-
-def _slots(side: Any) -> Tensor:
-    """Memory as rows of the embedding table of encoder or decoder: m x C, m may be 0."""
-    memory = getattr(side, "memory", None)
-    if memory is None or memory.weight is None:
-        return side.embed_tokens.weight[:0]
-    return memory.weight / side.embed_scale
-
-
-def _words(dictionary: Any) -> list[str]:
-    """All words; refuse those of two rows, of which fairseq reads the last, CTranslate2 the first.
-
-    fairseq allows them with ``#fairseq:overwrite``, also for its own marks.
-    """
-    words: list[str] = dictionary.symbols
-    if len(dictionary.indices) < len(words):
-        twice = next(w for number, w in enumerate(words) if dictionary.indices[w] != number)
-        raise UserError(
-            f"the dictionary has {twice!r} twice (#fairseq:overwrite), and CTranslate2 cannot tell "
-            "the two apart: this model cannot be exported"
-        )
-    return words
-
-
-def _names(kind: str, slots: Tensor, taken: set[str]) -> list[str]:
-    """Words for memory slots (m x C) that no dictionary has."""
-    names = [f"<{kind}-{number}>" for number in range(slots.size(0))]
-    while not taken.isdisjoint(names):
-        names = [f"<{name}>" for name in names]
-    return names
-
-
-def _position_table(side: Any) -> Tensor:
-    """Position codes of memory and of the longest text of encoder or decoder: (m+T) x C."""
-    memory, longest = getattr(side, "memory", None), side.max_positions()
-    offset = 0 if memory is None else memory.text_offset
-    # which words does not matter, only that they are no padding
-    words = torch.full((1, offset + longest), side.padding_idx + 1)
-    codes = side.embed_positions(words)[0]
-    if memory is None:
-        return codes
-    if memory.takes_positions:
-        front = codes[: memory.tokens]
-    else:
-        front = codes.new_zeros(memory.tokens, codes.size(1))
-    return torch.cat([front, codes[offset:]])
