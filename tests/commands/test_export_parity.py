@@ -5,8 +5,8 @@ import argparse
 import pytest
 from helpers import trained_models
 
-from fairseq_mem.tools import translate
 from fairseq_mem.tools.export import export
+from fairseq_mem.tools.translate.command import load_checkpoint
 
 pytest.importorskip("ctranslate2")
 serve = pytest.importorskip("fairseq_mem_serve")
@@ -44,7 +44,7 @@ def load_both(folder, flags, updates):
         model=str(checkpoint), data=str(folder), device="cpu", threads=None, tokenizer=None,
         bpe_codes=None,
     )  # fmt: skip
-    return serve.load_translator(folder / "exported", threads=1), translate.load_checkpoint(args)
+    return serve.load_translator(folder / "exported", threads=1), load_checkpoint(args)
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS.keys())

@@ -7,8 +7,8 @@ from helpers import trained_models
 from helpers.trained_models import train
 
 from fairseq_mem import UserError
-from fairseq_mem.tools import translate
 from fairseq_mem.tools.export import export
+from fairseq_mem.tools.translate.command import load_checkpoint
 
 pytest.importorskip("ctranslate2")
 serve = pytest.importorskip("fairseq_mem_serve")
@@ -54,7 +54,7 @@ def both_ways(request, model, tmp_path):
     )  # fmt: skip
     return (
         serve.load_translator(tmp_path / "exported", threads=1),
-        translate.load_checkpoint(args),
+        load_checkpoint(args),
         LOOKS if request.param == "s" else [f"s{n}" for n in range(trained_models.WORDS)],
     )
 

@@ -18,7 +18,11 @@ from helpers import number_translator
 from helpers.commands import HANGS, ROOT
 
 import fairseq_mem
-from fairseq_mem.tools import cli, translate
+from fairseq_mem.tools import cli
+from fairseq_mem.tools.translate import command as translating
+from fairseq_mem.tools.translate import streams
+from fairseq_mem.tools.translate.command import load_checkpoint
+from fairseq_mem.tools.translate.lines import Run
 
 PAIRS = number_translator.pairs(12, seed=3)
 GERMAN = [german for german, _ in PAIRS]
@@ -94,7 +98,7 @@ def test_lines_that_cannot_be_translated_stay_empty_and_are_named(run, expected)
 
 
 def test_line_numbers_go_on_across_chunks(run, monkeypatch):
-    monkeypatch.setattr(translate, "CHUNK_LINES", 2)
+    monkeypatch.setattr(translating, "CHUNK_LINES", 2)
     out, errors, _ = run(b"eins.\nzwei.\ndrei.\nvier.\n\xff\n")
     assert out.count(b"\n") == 5
     assert "line 5: " in errors
@@ -141,7 +145,7 @@ def read_all(data: bytes, most_lines: int) -> list[list[bytes | None]]:
     os.write(writing, data)
     os.close(writing)
     try:
-        return list(translate.read_chunks(reading, most_lines))
+        return list(streams.read_chunks(reading, most_lines))
     finally:
         os.close(reading)
 
@@ -149,8 +153,8 @@ def read_all(data: bytes, most_lines: int) -> list[list[bytes | None]]:
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 1000])
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_lines_are_read_whole_wherever_blocks_end(monkeypatch, block, end):
-    monkeypatch.setattr(translate, "BLOCK_BYTES", block)
-    monkeypatch.setattr(translate, "MOST_LINE_BYTES", 6)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", block)
+    monkeypatch.setattr(streams, "MOST_LINE_BYTES", 6)
     lines = [b"ab", b"", b"cdefgh", b"ijklmno", b"p\r", b"ijklmnopqrstuvw", b"z"]
     chunks = read_all(b"\n".join(lines) + end, 3)
     kept = [line if len(line) <= 6 else None for line in lines]
@@ -160,7 +164,7 @@ def test_lines_are_read_whole_wherever_blocks_end(monkeypatch, block, end):
 
 
 def test_a_line_without_end_is_not_kept_in_memory(run, monkeypatch):
-    monkeypatch.setattr(translate, "MOST_LINE_BYTES", 1000)
+    monkeypatch.setattr(streams, "MOST_LINE_BYTES", 1000)
     out, errors, status = run(b"x" * 300_000 + b"\neins.\n")
     assert out.startswith(b"\n") and out.count(b"\n") == 2 and len(out) > 2
     assert "line 1: more than 1,000 bytes" in errors and status == 3
@@ -169,7 +173,7 @@ def test_a_line_without_end_is_not_kept_in_memory(run, monkeypatch):
 def test_what_is_there_is_not_kept_waiting():
     reading, writing = os.pipe()
     os.set_blocking(reading, False)  # waiting for more would be an error, not a hang
-    chunks = translate.read_chunks(reading, 100)
+    chunks = streams.read_chunks(reading, 100)
     os.write(writing, b"one\ntwo\nthr")
     assert next(chunks) == [b"one", b"two"]  # the pipe stays open
     os.write(writing, b"ee\n")
@@ -182,13 +186,13 @@ def test_what_is_there_is_not_kept_waiting():
 def test_who_goes_on_writing_is_not_kept_waiting_for_long(monkeypatch):
     """A line every few milliseconds, with never a pause that says that this is all."""
     now = itertools.count(step=0.01)  # seconds, whatever this machine takes for it
-    monkeypatch.setattr(translate, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    monkeypatch.setattr(translate, "BLOCK_BYTES", len(b"line\n"))
+    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(streams, "BLOCK_BYTES", len(b"line\n"))
     reading, writing = os.pipe()
     try:
         os.write(writing, b"line\n" * 1000)
-        found = len(next(translate.read_chunks(reading, 100_000)))
-        most = translate.MOST_SECONDS_TO_WAIT / 0.01
+        found = len(next(streams.read_chunks(reading, 100_000)))
+        most = streams.MOST_SECONDS_TO_WAIT / 0.01
         assert most / 3 < found <= most
     finally:
         os.close(writing)
@@ -205,7 +209,7 @@ def test_output_appears_only_when_it_is_complete(run, tmp_path, monkeypatch):
         assert len(list(tmp_path.glob("out.*.partial"))) == 1
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(translate.Run, "_translated", fails)
+    monkeypatch.setattr(Run, "_translated", fails)
     with pytest.raises(fairseq_mem.UserError, match="disk is full"):
         run(b"eins.\n")
     assert (tmp_path / "out").read_bytes() == out
@@ -218,9 +222,9 @@ def test_two_that_write_one_file_do_not_mix(tmp_path, process, monkeypatch):
     if process == "one number":
         monkeypatch.setattr(os, "getpid", lambda: 7)
     path = tmp_path / "out"
-    with translate.written(str(path)) as first:
+    with streams.written(str(path)) as first:
         first.write(b"one\n" * 3)
-        with translate.written(str(path)) as second:
+        with streams.written(str(path)) as second:
             second.write(b"two\n")
         assert path.read_bytes() == b"two\n"
         first.write(b"one\n")
@@ -231,7 +235,7 @@ def test_two_that_write_one_file_do_not_mix(tmp_path, process, monkeypatch):
 def test_the_output_has_the_permissions_of_any_new_file(tmp_path):
     before = os.umask(0o027)
     try:
-        with translate.written(str(tmp_path / "out")):
+        with streams.written(str(tmp_path / "out")):
             pass
     finally:
         os.umask(before)
@@ -259,15 +263,15 @@ def test_devices_are_written_to_and_not_replaced(translator_files, tmp_path):
 
 
 def test_progress_is_a_line_now_and_then(run, monkeypatch):
-    monkeypatch.setattr(translate, "SECONDS_BETWEEN_PROGRESS", 0)
-    monkeypatch.setattr(translate, "CHUNK_LINES", 5)
+    monkeypatch.setattr(streams, "SECONDS_BETWEEN_PROGRESS", 0)
+    monkeypatch.setattr(translating, "CHUNK_LINES", 5)
     _, errors, _ = run(text(GERMAN))
     lines = errors.splitlines()
     assert "fairseq-mem translate: 12 lines, " in lines[-1] and lines[-1].endswith(" a second")
 
 
 def test_progress_of_a_checkpoint_is_told_after_every_batch(run, translator_files, monkeypatch):
-    monkeypatch.setattr(translate, "SECONDS_BETWEEN_PROGRESS", 0)
+    monkeypatch.setattr(streams, "SECONDS_BETWEEN_PROGRESS", 0)
     options = ["--data", translator_files.data, "--batch-tokens", 80]
     _, errors, _ = run(text(GERMAN) + b"\n", *options, model=translator_files.checkpoint)
     counts = [int(line.split()[2]) for line in errors.splitlines()]
@@ -277,7 +281,7 @@ def test_progress_of_a_checkpoint_is_told_after_every_batch(run, translator_file
 def test_a_checkpoint_is_given_lines_a_thousand_at_a_time(translator_files, monkeypatch):
     """Whatever the number of threads: fairseq searches one batch after the other."""
     asked = []
-    monkeypatch.setattr(translate.Run, "translate", lambda run, i, o, lines: asked.append(lines))
+    monkeypatch.setattr(Run, "translate", lambda run, i, o, lines: asked.append(lines))
     for model, options in (
         (translator_files.checkpoint, ["--data", translator_files.data]),
         (translator_files.exported, []),
@@ -357,25 +361,23 @@ def test_how_the_data_was_prepared_is_found_out_or_told(translator_files, tmp_pa
     args = cli.build_parser("translate").parse_args(
         ["translate", str(translator_files.checkpoint), "--data", str(tmp_path / "data")]
     )
-    translator = translate.load_checkpoint(args)
+    translator = load_checkpoint(args)
     assert translator.split("„eins zwei.“") == ["„eins", "zwei.“"]
     codes = translator_files.data / "code"
     args.tokenizer, args.bpe_codes = "moses", str(codes)
-    assert translate.load_checkpoint(args).split("„eins.")[0] == "„"
+    assert load_checkpoint(args).split("„eins.")[0] == "„"
     args.tokenizer = args.bpe_codes = None
     (tmp_path / "data" / "code").write_bytes(codes.read_bytes())
-    assert translate.load_checkpoint(args).split("„") == ["„"]
+    assert load_checkpoint(args).split("„") == ["„"]
     (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\n")
-    assert translate.load_checkpoint(args).split("„") == ["&quot;"]
+    assert load_checkpoint(args).split("„") == ["&quot;"]
     soft = "ei\u00adns"
-    assert translate.load_checkpoint(args).split(soft) != translator.split("eins")
+    assert load_checkpoint(args).split(soft) != translator.split("eins")
     (tmp_path / "data" / "settings.txt").write_text("# x 1\nnormalize yes\nnonprinting remove\n")
-    assert translate.load_checkpoint(args).split(soft) == translate.load_checkpoint(args).split(
-        "eins"
-    )
+    assert load_checkpoint(args).split(soft) == load_checkpoint(args).split("eins")
     # of a model that reads the language that was the target
     (tmp_path / "data" / "code.de").write_text("#version: 0.2\nx y</w>\n")
-    assert translate.load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]
+    assert load_checkpoint(args).split("eins") == ["e@@", "i@@", "n@@", "s"]
 
 
 def test_a_checkpoint_knows_its_data(run, translator_files, tmp_path, expected):

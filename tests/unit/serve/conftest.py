@@ -7,7 +7,7 @@ from fairseq_mem_serve import (
     load_translator,
 )
 
-from fairseq_mem.tools import translate
+from fairseq_mem.tools.translate.command import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,4 +22,4 @@ def by_fairseq(translator_files):
         model=str(translator_files.checkpoint), data=str(translator_files.data), device="cpu",
         source_lang=None, target_lang=None, threads=None, tokenizer=None, bpe_codes=None,
     )  # fmt: skip
-    return translate.load_checkpoint(args)
+    return load_checkpoint(args)

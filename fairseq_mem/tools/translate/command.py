@@ -1,42 +1,26 @@
-"""`fairseq-mem translate`: raw text in, raw text out, with a checkpoint or an exported model.
-
-Line N of the output translates line N of the input, whatever happens: a line that cannot be
-translated is told on standard error and leaves an empty line. Text is translated as it comes, in
-chunks, so that memory does not grow with the input, and somebody who writes one line into a pipe
-gets its translation.
-"""
+"""The command line of `fairseq-mem translate`, and loading what translates."""
 
 import argparse
-import contextlib
-import errno
-import json
 import logging
 import os
-import select
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from fairseq_mem_text.arguments import finite, positive
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.files import partial_name
 from fairseq_mem_text.settings import settings_of
 
-from ..errors import UserError, first_line
+from ...errors import UserError
+from .lines import Run
+from .streams import opened, written
 
 if TYPE_CHECKING:
-    from fairseq_mem_serve import Batch, Found, Hypothesis, Translator
+    from fairseq_mem_serve import Batch, Found, Translator
 
-DESCRIPTION = "fairseq_mem.json"  # in a folder that `fairseq-mem export` wrote
 NOT_ALL = 3  # exit status: some lines are empty because they could not be translated
 CHUNK_LINES = 1000  # for each batch at a time; so there are enough of about one length
-BLOCK_BYTES = 1 << 16
-MOST_LINE_BYTES = 1 << 20  # a longer line is not even kept
-SECONDS_TO_WAIT = 0.05  # for more input before what is there gets translated ...
-MOST_SECONDS_TO_WAIT = 0.5  # ... and altogether, for somebody who goes on writing
-SECONDS_BETWEEN_PROGRESS = 10
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -174,6 +158,7 @@ def main(args: argparse.Namespace) -> int:
 def load(args: argparse.Namespace, interactive: bool) -> "Translator":
     """Load the model with the engine that fits it, or that is asked for."""
     from fairseq_mem_serve import load_translator
+    from fairseq_mem_serve.folder import DESCRIPTION
 
     model = Path(args.model)
     if not model.exists():
@@ -245,7 +230,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     import torch
     from fairseq_mem_serve import TextPipeline, Translator
 
-    from .loading import load_translation_model
+    from ..loading import load_translation_model
 
     if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
         raise UserError(f"--bpe-codes {args.bpe_codes}: there is no such file")
@@ -311,241 +296,3 @@ class FairseqEngine:
                 log_prob = float(hypothesis["score"]) * len(tokens)
                 found[index].append(Found([target_words[t] for t in tokens[:-1]], log_prob))
         return found
-
-
-# ---------------------------------------------------------------- the run
-
-
-class Run:
-    """One run of the command: what came so far, and what could not be translated.
-
-    Attributes:
-        lines: lines read.
-        failed: how many of them could not be translated.
-    """
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        translator: "Translator",
-        too_long: type[Exception],
-        interactive: bool,
-    ) -> None:
-        self.translator, self.too_long = translator, too_long
-        self.json = args.json
-        self.options = {
-            "beam": args.beam,
-            "nbest": args.nbest,
-            "length_penalty": args.length_penalty,
-            "max_len_a": args.max_len_a,
-            "max_len_b": args.max_len_b,
-            "batch_tokens": args.batch_tokens,
-        }
-        self.prompt = f"{translator.source_language}-{translator.target_language}> "
-        self.interactive = interactive
-        self.progress = Progress(shown=not interactive)
-        self.lines = self.failed = 0
-
-    def translate(self, source: BinaryIO, output: BinaryIO, most_lines: int) -> None:
-        """Translate what comes from ``source``, at most ``most_lines`` at a time."""
-        self._ask()
-        for chunk in read_chunks(source.fileno(), most_lines):
-            for line in self._translated(chunk):
-                output.write(line.encode("utf-8") + b"\n")
-            output.flush()
-            self._ask()
-        if self.interactive:
-            print(file=sys.stderr)  # behind the last prompt
-
-    def _ask(self) -> None:
-        if self.interactive:
-            print(self.prompt, end="", file=sys.stderr, flush=True)
-
-    def _translated(self, chunk: list[bytes | None]) -> list[str]:
-        """The lines of output for some lines of input (None: too long to be kept)."""
-        texts: list[str] = []
-        tokens: list[list[str]] = []
-        errors: dict[int, str] = {}
-        for index, line in enumerate(chunk):
-            text, error = decoded(line, first=self.lines + index == 0)
-            split: list[str] = []
-            if error is None:
-                try:
-                    split = self.translator.split(text)
-                except self.too_long as caught:
-                    error = str(caught)
-            if error is not None:
-                errors[index] = error
-                self.progress.say(f"line {self.lines + index + 1}: {error}; it is left empty")
-            texts.append(text)
-            tokens.append(split)
-        first = self.lines + 1
-        self.progress.add(sum(not split for split in tokens))
-        try:
-            found = self.translator.translate_tokens(
-                tokens, **self.options, progress=self.progress.add
-            )
-        except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
-            raise UserError(
-                f"cannot translate lines {first} to {self.lines + len(chunk)}: {first_line(error)}"
-            ) from error
-        self.lines += len(chunk)
-        self.failed += len(errors)
-        if not self.json:
-            return [hypotheses[0].text for hypotheses in found]
-        return [
-            as_json(first + index, text, hypotheses, errors.get(index))
-            for index, (text, hypotheses) in enumerate(zip(texts, found, strict=True))
-        ]
-
-
-def decoded(line: bytes | None, first: bool) -> tuple[str, str | None]:
-    """The text of a line of input, and what is wrong with it."""
-    if line is None:
-        return "", f"more than {MOST_LINE_BYTES:,} bytes, too long for any model; split it"
-    if first:
-        line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-    try:
-        return line.decode("utf-8").removesuffix("\r"), None
-    except UnicodeDecodeError as error:
-        return line.decode("utf-8", "replace"), (
-            f"not valid UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}); convert the "
-            "text, for instance: iconv -f ISO-8859-1 -t UTF-8"
-        )
-
-
-def as_json(line: int, source: str, found: list["Hypothesis"], error: str | None) -> str:
-    """One line of JSON, as the command's help describes it."""
-    record: dict[str, Any] = {"line": line, "source": source}
-    if error is None:
-        record["translations"] = [hypothesis._asdict() for hypothesis in found]
-    else:
-        record["error"] = error
-    return json.dumps(record, ensure_ascii=False)
-
-
-# ---------------------------------------------------------------- input and output
-
-
-@contextlib.contextmanager
-def opened(path: str | None) -> Iterator[BinaryIO]:
-    """The input, unbuffered."""
-    if path is None:
-        yield sys.stdin.buffer
-        return
-    try:
-        file = open(path, "rb", buffering=0)
-    except OSError as error:
-        raise UserError(f"cannot read --input {path}: {error.strerror}") from error
-    with file:
-        yield file
-
-
-def read_chunks(file: int, most_lines: int) -> Iterator[list[bytes | None]]:
-    r"""Lines without their ``\n``, as many at a time as are there but at most ``most_lines``.
-
-    None stands for a line of more than MOST_LINE_BYTES. The last line may lack its ``\n``.
-    """
-    lines: list[bytes | None] = []
-    since = 0.0  # when the first of them came
-    rest = bytearray()  # of a line that has not ended yet
-    too_long = False  # that line; no more of it is kept
-    while block := read_block(file):
-        *ends, tail = block.split(b"\n")
-        if not lines:
-            since = time.monotonic()
-        for end in ends:
-            rest += end
-            too_long |= len(rest) > MOST_LINE_BYTES
-            lines.append(None if too_long else bytes(rest))
-            rest.clear()
-            too_long = False
-        rest += tail
-        if len(rest) > MOST_LINE_BYTES:
-            too_long = True
-            rest.clear()
-        while len(lines) >= most_lines:
-            yield lines[:most_lines]
-            lines = lines[most_lines:]
-            since = time.monotonic()
-        wait = min(SECONDS_TO_WAIT, since + MOST_SECONDS_TO_WAIT - time.monotonic())
-        if lines and not (wait > 0 and select.select([file], [], [], wait)[0]):
-            yield lines
-            lines = []
-    if rest or too_long:
-        lines.append(None if too_long else bytes(rest))
-    while lines:
-        yield lines[:most_lines]
-        lines = lines[most_lines:]
-
-
-def read_block(file: int) -> bytes:
-    """What is there of the input, nothing at its end."""
-    try:
-        return os.read(file, BLOCK_BYTES)
-    except OSError as error:
-        raise UserError(f"cannot read the input: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def written(path: str | None) -> Iterator[BinaryIO]:
-    """The output; a file appears under its name only when it is complete."""
-    if path is None:
-        yield sys.stdout.buffer
-        return
-    goal = os.path.realpath(path)
-    if os.path.exists(goal) and not os.path.isfile(goal):  # a pipe, /dev/null
-        with open(goal, "wb") as file:
-            yield file
-        return
-    partial = partial_name(Path(goal))
-    try:
-        with open(partial, "xb") as file:
-            yield file
-        os.replace(partial, goal)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise cannot_write(path, error) from error
-        raise
-
-
-def cannot_write(path: str, error: OSError) -> UserError:
-    """What is wrong with the output."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"cannot write --output {path}: the disk is full; nothing was kept")
-    return UserError(f"cannot write --output {path}: {error.strerror}")
-
-
-class Progress:
-    """On standard error: a bar on a terminal, else a line every few seconds; and messages."""
-
-    def __init__(self, shown: bool) -> None:
-        self.shown, self.lines = shown, 0
-        self.start = self.last = time.monotonic()
-        self.bar: Any = None
-        if shown and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(unit=" lines", file=sys.stderr)
-
-    def add(self, lines: int) -> None:
-        """So many lines more are translated."""
-        self.lines += lines
-        if self.bar is not None:
-            self.bar.update(lines)
-        elif self.shown and time.monotonic() - self.last >= SECONDS_BETWEEN_PROGRESS:
-            self.last = time.monotonic()
-            a_second = self.lines / (self.last - self.start)
-            self.say(f"{self.lines:,} lines, {a_second:,.1f} a second")
-
-    def say(self, message: str) -> None:
-        """Print a message of the command's."""
-        write: Callable[..., None] = print if self.bar is None else self.bar.write
-        write(f"fairseq-mem translate: {message}", file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self.bar is not None:
-            self.bar.close()
