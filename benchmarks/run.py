@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == ROOT / "benchmarks":
     sys.path[0] = str(ROOT)
 
+from fairseq_mem_text.arguments import positive  # noqa: E402
+
 ON_DEMAND = ("smoke", "waits", "memory", "together")  # for gpu.sh
 DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
@@ -76,7 +78,7 @@ def parser(found: dict) -> argparse.ArgumentParser:
         metavar="NAME",
         help="only these, * and ? may be used: fairseq 'mem-*' (default: all)",
     )
-    made.add_argument("--rounds", type=int, metavar="N", help="counted rounds (default 5)")
+    made.add_argument("--rounds", type=positive, metavar="N", help="counted rounds (default 5)")
     made.add_argument(
         "--quick",
         action="store_true",

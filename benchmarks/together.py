@@ -5,6 +5,8 @@ import time
 from argparse import Namespace
 from typing import Any
 
+from fairseq_mem_text.arguments import positive
+
 from .batches import REAL, Batches, BinarisedBatches, Samples
 from .contestants import RECOMMENDED, SIZES, STOCK, USUAL, memory_flags, memory_name
 from .measure import progress, synchronise
@@ -69,7 +71,7 @@ def together(
 
 def add_options(parser: Any) -> None:
     """This suite's options."""
-    parser.add_argument("--at-once", nargs="+", type=int, metavar="N",
+    parser.add_argument("--at-once", nargs="+", type=positive, metavar="N",
                         help=f"trainings at a time (default {AT_ONCE})")  # fmt: skip
 
 

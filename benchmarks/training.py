@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from fairseq_mem_text.arguments import positive
 
 from .batches import REAL, Batches, BinarisedBatches, Samples
 from .contestants import SIZES, STOCK, USUAL, X_TRANSFORMERS, Size, chosen, training_flags
@@ -152,20 +153,20 @@ def add_options(parser: Any) -> None:
     """This suite's options."""
     parser.add_argument(
         "--batch-tokens",
-        type=int,
+        type=positive,
         metavar="N",
         help="as --max-tokens (default: 3000 of real text, 8192 otherwise)",
     )
     parser.add_argument(
         "--batches",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="updates a round, with real lengths (default 1; otherwise always 1)",
     )
     parser.add_argument(
         "--vocabulary",
-        type=int,
+        type=positive,
         default=10_000,
         metavar="N",
         help="entries of the joint dictionary (default 10000)",

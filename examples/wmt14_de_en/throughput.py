@@ -31,6 +31,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.tokenizing import Limits, drop_rule
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -289,9 +290,9 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True, help="German text, a sentence a line")
     parser.add_argument("--target", type=Path, required=True, help="the same in English")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--bpe", type=int, default=32_000)
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--lines", type=int, help="only so many pairs")
+    parser.add_argument("--bpe", type=positive, default=32_000)
+    parser.add_argument("--repeat", type=positive, default=1)
+    parser.add_argument("--lines", type=positive, help="only so many pairs")
     parser.add_argument("--no-libraries", action="store_true", help="only ours")
     arguments = parser.parse_args()
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"

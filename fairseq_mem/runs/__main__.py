@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.files import sha256
 from fairseq_mem_text.progress import show
 
@@ -41,8 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("translation", "language-model", "sentence"):
         recipe = recipes.add_parser(name)
         recipe.add_argument("run", type=Path, help="the run's folder")
-        recipe.add_argument("--updates", type=int, required=True, help="length of the training")
-        recipe.add_argument("--devices", type=int, required=True, help="devices that train")
+        recipe.add_argument(
+            "--updates", type=positive, required=True, help="length of the training"
+        )
+        recipe.add_argument("--devices", type=positive, required=True, help="devices that train")
         recipe.add_argument(
             "--data-identity", type=Path, required=True, metavar="FILE",
             help="a file that differs where data do; its checksum goes into the settings",
@@ -58,7 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "translation":
             recipe.add_argument("--data", type=Path, required=True, help="the binarised data")
             recipe.add_argument("--reference", type=Path, required=True, help="of the test set")
-            recipe.add_argument("--average", type=int, default=1, help="checkpoints of the model")
+            recipe.add_argument(
+                "--average", type=positive, default=1, help="checkpoints of the model"
+            )
         if name == "sentence":
             recipe.add_argument("--metrics", nargs="+", required=True, help="of the test set")
             recipe.add_argument("--drop-model", action="store_true", help="keep the scores alone")

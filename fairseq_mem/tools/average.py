@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq_mem_text.arguments import positive
 from torch import Tensor
 
 from ..checkpoints import read_checkpoint
@@ -22,12 +23,6 @@ from .loading import first_folder
 
 EPOCHS = re.compile(r"checkpoint(\d+)\.pt")
 UPDATES = re.compile(r"checkpoint_\d+_(\d+)\.pt")
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -49,20 +44,20 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     newest = parser.add_mutually_exclusive_group()
     newest.add_argument(
-        "--last", type=_positive, metavar="N",
+        "--last", type=positive, metavar="N",
         help="the last N checkpoints of a folder that has those of epochs (checkpoint7.pt) or "
         "those of updates (checkpoint_7_12000.pt)",
     )  # fmt: skip
     newest.add_argument(
-        "--num-epoch-checkpoints", type=_positive, metavar="N",
+        "--num-epoch-checkpoints", type=positive, metavar="N",
         help="the last N of epochs, if the folder has both (fairseq's name)",
     )  # fmt: skip
     newest.add_argument(
-        "--num-update-checkpoints", type=_positive, metavar="N",
+        "--num-update-checkpoints", type=positive, metavar="N",
         help="the last N of updates, if the folder has both (fairseq's name)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint-upper-bound", type=_positive, metavar="N",
+        "--checkpoint-upper-bound", type=positive, metavar="N",
         help="leave out checkpoints of a later epoch or update (fairseq's name)",
     )  # fmt: skip
     return parser

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_mem_text.arguments import positive
+
 from ..checkpoints import read_checkpoint
 from ..errors import UserError, first_line
 
@@ -30,7 +32,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the predictions")
     parser.add_argument("--split", default="test", metavar="NAME", help="default: test")
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="sentences at a time (default: 64)"
+        "--batch-size",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="sentences at a time (default: 64)",
     )
     parser.add_argument(
         "--cpu", action="store_true", help="compute on the CPU, though there is a GPU"
@@ -49,8 +55,6 @@ def main(args: argparse.Namespace) -> None:
     from ..literals import literal
     from ..runs.sentence import write_predictions
 
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; give a whole number above 0")
     try:
         overrides = literal(args.model_overrides)
         if not isinstance(overrides, dict):

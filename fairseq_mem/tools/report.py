@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fairseq_mem_text.arguments import positive
+
 from ..errors import UserError
 from ..files import write_text
 from ..runs import charts
@@ -35,7 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="the model that the others are compared with (default: baseline)",
     )  # fmt: skip
     parser.add_argument(
-        "--n-samples", type=int, default=1000, metavar="N",
+        "--n-samples", type=positive, default=1000, metavar="N",
         help="bootstrap samples for the significance (default: 1000, as sacreBLEU)",
     )  # fmt: skip
     for name, kind in (("models", str), ("seeds", int)):
@@ -48,8 +50,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    if args.n_samples < 1:
-        raise UserError(f"--n-samples is {args.n_samples}; give a whole number above 0")
     baseline = args.baseline or "baseline"
     runs = find_runs(args.runs)
     groups = by_group(runs)

@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .arguments import positive
+from .arguments import count, positive
 from .errors import TextError
 from .files import cannot_write
 from .preparing import Request, prepare
@@ -25,7 +25,7 @@ def add_prepare(commands: Any) -> None:
     parser.add_argument("--max-ratio", required=True)
     for name in ("bpe", "max-words", "max-positions", "workers"):
         parser.add_argument(f"--{name}", type=positive, required=True)
-    parser.add_argument("--min-words", type=int, required=True)
+    parser.add_argument("--min-words", type=count, required=True)
     for name in ("separate", "no-normalize", "no-nfc", "remove-nonprinting", "dedup", "redo"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.set_defaults(run=run_prepare)

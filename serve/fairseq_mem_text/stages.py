@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .arguments import positive
+from .arguments import count, positive
 from .checks import check_pair, verify
 from .progress import show
 from .segmenting import apply_bpe, learn_bpe
@@ -81,8 +81,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, Any]:
     added.add_argument("--nfc", action="store_true", help="compose characters before")
     added.add_argument("--clean", action="store_true", help="drop pairs by length and ratio")
     added.add_argument("--dedup", action="store_true", help="with --clean: drop repeated pairs")
-    added.add_argument("--min-words", type=int, default=1)
-    added.add_argument("--max-words", type=int, default=250)
+    added.add_argument("--min-words", type=count, default=1)
+    added.add_argument("--max-words", type=positive, default=250)
     added.add_argument("--max-ratio", type=float, default=1.5)
     added.add_argument("--workers", type=positive, default=1)
     added.add_argument("source")

@@ -502,7 +502,7 @@ def test_without_a_baseline_nothing_is_compared(runs, tmp_path):
     assert "No finished run of `baseline`" in told and "95 % interval |" not in told
 
 
-def test_slips_of_the_keyboard(runs, tmp_path):
+def test_slips_of_the_keyboard(runs, tmp_path, capsys):
     out = tmp_path / "out"
     assert "no folder" in refusal(tmp_path / "none", "--out", out)
     (tmp_path / "empty").mkdir()
@@ -510,8 +510,11 @@ def test_slips_of_the_keyboard(runs, tmp_path):
     make_run(tmp_path / "early/1", "mem-5", 1, finished=False)
     message = refusal(tmp_path / "early", "--out", out)
     assert "none of 1 runs is finished" in message and "unfinished" in message
-    with pytest.raises(fairseq_mem.UserError, match="--n-samples is 0"):
+    with pytest.raises(SystemExit) as refused:
         cli.main(["report", str(runs), "--out", str(out), "--n-samples", "0"])
+    assert (
+        refused.value.code == 2 and "'0' is not a whole number above 0" in capsys.readouterr().err
+    )
     assert not out.exists()
     out.write_text("a file")
     assert "cannot write" in refusal(runs, "--out", out)

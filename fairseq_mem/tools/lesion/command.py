@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fairseq_mem_text.arguments import count, positive
 from fairseq_mem_text.files import sha256
 
 from ...errors import UserError
@@ -18,18 +19,6 @@ from .evaluation import Evaluation
 from .report import Results, comma_separated, draw, report, rows_of
 from .results import fingerprint, stored
 from .settings import Setting, memory_of, plan
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _count(text) == 0:
-        raise argparse.ArgumentTypeError("0 is too few")
-    return int(text)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -50,7 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, metavar="DATA_BIN", help="the binarised data")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
     parser.add_argument(
-        "--slots", nargs="+", type=_count, metavar="K",
+        "--slots", nargs="+", type=count, metavar="K",
         help="numbers of slots in the encoder (default: 0 2 5 10 20, as far as the model has "
         "them); all that it has come in any case",
     )  # fmt: skip
@@ -60,10 +49,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     fairseqs = parser.add_argument_group("as in fairseq-generate")
     fairseqs.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
-    fairseqs.add_argument("--beam", type=_positive, default=4, metavar="N", help="default: 4")
+    fairseqs.add_argument("--beam", type=positive, default=4, metavar="N", help="default: 4")
     fairseqs.add_argument("--lenpen", type=float, default=1.0, metavar="X", help="default: 1")
     fairseqs.add_argument("--max-len-a", type=float, default=0.0, metavar="X", help="default: 0")
-    fairseqs.add_argument("--max-len-b", type=_count, default=200, metavar="N", help="default: 200")
+    fairseqs.add_argument("--max-len-b", type=count, default=200, metavar="N", help="default: 200")
     fairseqs.add_argument(
         "--post-process", "--remove-bpe", nargs="?", const="subword_nmt", default="subword_nmt",
         metavar="BPE", help="what undoes the BPE: subword_nmt (default), sentencepiece, none",
@@ -73,9 +62,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="what detokenises (default: moses)",
     )  # fmt: skip
     fairseqs.add_argument(
-        "--max-tokens", type=_positive, metavar="N", help="of a batch (default: 6000)"
+        "--max-tokens", type=positive, metavar="N", help="of a batch (default: 6000)"
     )
-    fairseqs.add_argument("--batch-size", type=_positive, metavar="N", help="sentences a batch")
+    fairseqs.add_argument("--batch-size", type=positive, metavar="N", help="sentences a batch")
     fairseqs.add_argument("--cpu", action="store_true", help="not on the GPU")
     fairseqs.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     return parser
