@@ -1,6 +1,5 @@
 """Suite: beam search through fairseq's own generator, sentences a second."""
 
-import hashlib
 import importlib.util
 import json
 import subprocess
@@ -10,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fairseq_mem_text.arguments import positive
+from fairseq_mem_text.files import sha256
 
 import fairseq_mem
 
@@ -238,8 +240,7 @@ def quickstart(root: Path) -> tuple[Path, dict[str, str]]:
     run = root / "examples" / "wmt14_de_en" / "runs" / "trial" / "baseline" / "seed-1"
     if (run / "model.pt").is_file() and (run / "settings.json").is_file():
         settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-        checksum = hashlib.sha256((data / "settings.txt").read_bytes()).hexdigest()
-        if checksum.startswith(settings["data_sha256"]):
+        if sha256(data / "settings.txt").startswith(settings["data_sha256"]):
             found = {STOCK: str(run / "model.pt")} | found
     return data, found
 
@@ -257,10 +258,10 @@ def add_options(parser: Any) -> None:
                         help="instead of --checkpoints: train the models first on --data; with "
                              "neither, the quickstart's, if it was run and no --sizes are given; "
                              "untrained ones write as many tokens as the reference has")
-    parser.add_argument("--sentences", type=int, default=1000, metavar="N",
+    parser.add_argument("--sentences", type=positive, default=1000, metavar="N",
                         help="about so many of the test set (default 1000)")
-    parser.add_argument("--beam", type=int, default=4, metavar="N", help="default 4")
-    parser.add_argument("--search-tokens", type=int, default=6000, metavar="N",
+    parser.add_argument("--beam", type=positive, default=4, metavar="N", help="default 4")
+    parser.add_argument("--search-tokens", type=positive, default=6000, metavar="N",
                         help="fairseq-generate's --max-tokens (default 6000)")
     # fmt: on
 

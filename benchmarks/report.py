@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq_mem.files import write_text
+
 from .measure import MIB, Failed, Sample, speed_ratio, spread
 
 
@@ -72,7 +74,6 @@ class Report:
 
     def save(self) -> None:
         """Write both files, each whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         result = {
             "suite": self.name,
             "title": self.title,
@@ -83,10 +84,7 @@ class Report:
             "text": self.text,
         }
         for suffix, text in ((".json", json.dumps(result, indent=1)), (".md", self.markdown())):
-            target = self.folder / (self.name + suffix)
-            partial = target.with_name(target.name + ".partial")
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(target)
+            write_text(self.folder / (self.name + suffix), text + "\n")
 
     def markdown(self) -> str:
         """The whole report."""

@@ -49,6 +49,11 @@ show() { # a command, so that it can be copied
     printf '\n'
 }
 
+run() { # a command, and show it
+    show "$@"
+    "$@"
+}
+
 # Hands a run to Python, which does what is missing of it: see python -m fairseq_mem.runs.
 run_stages() { # RECIPE RUN OPTION... ::: STAGE COMMAND... ::: STAGE COMMAND...
     if [ -n "${HAND_OVER:-}" ]; then # to a program that runs many (fairseq_mem/runs/cells.py)

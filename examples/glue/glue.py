@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_mem_text.arguments import positive
+from fairseq_mem_text.errors import TextError
+
 SPLITS = ("train", "valid", "test")
 Row = tuple[str, ...]  # target, sentence, and the second sentence of a pair
-
-
-class Stop(Exception):
-    """What is wrong and what to do: one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,9 @@ def columns_of(text: str, source: str, target: str | int, sentences: Any) -> Ite
         heading = next(reader, [])
         missing = [name for name in wanted if name not in heading]
         if missing:
-            raise Stop(f"{source} has no column {missing[0]!r}; its columns: {', '.join(heading)}")
+            raise TextError(
+                f"{source} has no column {missing[0]!r}; its columns: {', '.join(heading)}"
+            )
         places = [heading.index(name) for name in wanted]
     for number, fields in enumerate(reader, start=2):
         if not fields:
@@ -89,7 +90,7 @@ def columns_of(text: str, source: str, target: str | int, sentences: Any) -> Ite
         if len(fields) <= max(places):
             if len(sentences) == 2:  # QQP has some lines that are cut short
                 continue
-            raise Stop(f"line {number} of {source} has {len(fields)} columns; it needs more")
+            raise TextError(f"line {number} of {source} has {len(fields)} columns; it needs more")
         row = tuple(" ".join(fields[place].split()) for place in places)
         if row[0] != "-" and all(row):  # MNLI: annotators who did not agree
             yield row
@@ -112,7 +113,7 @@ def glue_task(cache: Path, name: str) -> dict[str, list[Row]]:
                 member = [one for one in archive.namelist() if one.endswith(f"/{file}")
                           and "original" not in one and "__MACOSX" not in one]  # fmt: skip
                 if len(member) != 1:
-                    raise Stop(f"{cache / task.archive} has no {file}; fetch it again")
+                    raise TextError(f"{cache / task.archive} has no {file}; fetch it again")
                 text = archive.read(member[0]).decode("utf-8")
                 found[split] = list(columns_of(text, member[0], task.target, task.sentences))
     return {"train": found["train"], "valid": found["dev"], "test": found["dev"]}
@@ -140,7 +141,7 @@ def own_task(files: dict[str, Path | None], regression: bool) -> dict[str, list[
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise Stop(f"{path} cannot be read: {error}") from None
+            raise TextError(f"{path} cannot be read: {error}") from None
         heading = text.split("\n", 1)[0].rstrip("\r").split("\t")
         sentences = ["sentence"] if "sentence" in heading else ["sentence1"]
         sentences += [name for name in ("sentence2",) if name in heading]
@@ -178,7 +179,7 @@ class Pieces:
         from fairseq_mem.wordpiece import WordPiece, find_tokenizer
 
         if not (model / "dict.txt").is_file():
-            raise Stop(f"{model} has no dict.txt; give the folder that import-bert wrote")
+            raise TextError(f"{model} has no dict.txt; give the folder that import-bert wrote")
         self.words = Dictionary.load(str(model / "dict.txt"))
         tokenizer = find_tokenizer(str(model))
         self.cut = WordPiece(tokenizer).pieces if tokenizer else str.split
@@ -213,9 +214,9 @@ def write_data(
     """Write all of the data but ``settings.txt``; returns the classes, none of a regression."""
     for split, rows in splits.items():
         if not rows:
-            raise Stop(f"there is no row for {split}; give more text, or --{split}")
+            raise TextError(f"there is no row for {split}; give more text, or --{split}")
         if len({len(row) for row in rows}) > 1 or len(rows[0]) != len(splits["train"][0]):
-            raise Stop("some rows are pairs and some are not; give one kind")
+            raise TextError("some rows are pairs and some are not; give one kind")
     pieces = Pieces(model)
     sentences = len(splits["train"][0]) - 1
     for split, rows in splits.items():
@@ -246,7 +247,9 @@ def check_score(text: str, split: str) -> None:
             return
     except ValueError:
         pass
-    raise Stop(f"a score of {split} is {text[:40]!r}, which is no number; is it a classification?")
+    raise TextError(
+        f"a score of {split} is {text[:40]!r}, which is no number; is it a classification?"
+    )
 
 
 def write_classes(splits: dict[str, list[Row]], folder: Path) -> list[str]:
@@ -255,9 +258,11 @@ def write_classes(splits: dict[str, list[Row]], folder: Path) -> list[str]:
     for split, rows in splits.items():
         for row in rows:
             if row[0] not in classes:
-                raise Stop(f"the class {row[0][:40]!r} of {split} does not occur in train")
+                raise TextError(f"the class {row[0][:40]!r} of {split} does not occur in train")
     if not 2 <= len(classes) <= 1000:
-        raise Stop(f"train has {len(classes)} classes; give 2 or more, or --regression for scores")
+        raise TextError(
+            f"train has {len(classes)} classes; give 2 or more, or --regression for scores"
+        )
     from fairseq.data import Dictionary
 
     # fairseq's criterion wants numbers for names
@@ -322,12 +327,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     for split in SPLITS:
         parser.add_argument(f"--{split}", type=Path)
     parser.add_argument("--regression", action="store_true")
-    parser.add_argument("--length", type=int)
+    parser.add_argument("--length", type=positive)
     return parser.parse_args(words)
 
 
 if __name__ == "__main__":
     try:
         main(parse(sys.argv[1:]))
-    except (Stop, OSError, zipfile.BadZipFile) as problem:
+    except (TextError, OSError, zipfile.BadZipFile) as problem:
         sys.exit(f"glue.py: {problem}")

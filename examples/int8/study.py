@@ -13,7 +13,7 @@ Then `report.md`, `bleu.csv` and `activations.csv` of all that is there.
 
 import argparse
 import csv
-import hashlib
+import io
 import json
 import re
 import statistics
@@ -25,9 +25,13 @@ from typing import Any
 
 import sacrebleu
 import torch
+from fairseq_mem_text.arguments import positive
+from fairseq_mem_text.files import sha256
+from fairseq_mem_text.lines import read_lines
 from torch import Tensor
 
 import fairseq_mem
+from fairseq_mem.files import write_text
 from fairseq_mem.tools.export import export
 
 QUANTIZATIONS = ("float32", "int8")
@@ -59,9 +63,9 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--source", type=Path, help="raw test text (default: raw/ beside DATA_BIN)")
     parser.add_argument("--reference", type=Path, help="its translation (default: raw/ beside it)")
-    parser.add_argument("--beam", type=int, default=4)
+    parser.add_argument("--beam", type=positive, default=4)
     parser.add_argument("--length-penalty", type=float, default=0.6)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     args = parser.parse_args()
     if not (args.data / "settings.txt").is_file():
         parser.error(f"{args.data} is no data of preprocess.sh (no settings.txt in it)")
@@ -108,24 +112,15 @@ def complete(
         return
     print(f"{name(run)}: {step}", file=sys.stderr)
     result = {"asked": asked, **measure(args, run / "model.pt")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def digest(path: Path) -> str:
     """Of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:SIGNIFICANT]
+    return sha256(path)[:SIGNIFICANT]
 
 
 # ------------------------------------------------------------ BLEU
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text, which may hold other characters that Python takes for a line's end."""
-    return path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
 
 
 def bleu(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
@@ -287,10 +282,7 @@ def report(out: Path, runs: list[Path], unusable: dict[Path, str]) -> str:
     parts.append("Means over seeds; E encoder, D decoder.")
     parts += [f"- **{name(run)} could not be measured**: {why}" for run, why in unusable.items()]
     text = "\n\n".join(parts)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / "report.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(out / "report.md")
+    write_text(out / "report.md", text + "\n")
     return text
 
 
@@ -348,11 +340,9 @@ def table(rows: list[list[str]]) -> str:
 
 def write_csv(path: Path, rows: list[list[Any]]) -> None:
     """All or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    partial.replace(path)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -99,8 +99,7 @@ prepare() {
         ./preprocess.sh --source de --target en --bpe 4000
         --train "$raw/train" --valid "$raw/valid" --test "$raw/test" --out "$data"
     )
-    show "${command[@]}"
-    "${command[@]}"
+    run "${command[@]}"
     end
 }
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairseq_mem_serve import load_translator
+from fairseq_mem_text.arguments import positive
+from fairseq_mem_text.lines import read_lines
 from sacrebleu.metrics import BLEU
 
 import fairseq_mem
@@ -86,9 +88,9 @@ def main() -> int:
     parser.add_argument("data", type=Path, metavar="DATA_BIN", help="made by preprocess.sh")
     parser.add_argument("--source", type=Path, help="raw test text (default: raw/ beside DATA_BIN)")
     parser.add_argument("--reference", type=Path, help="its translation (default: raw/ beside it)")
-    parser.add_argument("--beam", type=int, default=4)
+    parser.add_argument("--beam", type=positive, default=4)
     parser.add_argument("--length-penalty", type=float, default=1.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=positive, default=2)
     args = parser.parse_args()
     settings = (args.data / "settings.txt").read_text(encoding="utf-8")
     args.languages = [
@@ -96,7 +98,7 @@ def main() -> int:
     ]
     raw = [args.data.parent / "raw" / f"test.{language}" for language in args.languages]
     sources, references = (
-        (given or default).read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+        read_lines(given or default)
         for given, default in zip((args.source, args.reference), raw, strict=True)
     )
 

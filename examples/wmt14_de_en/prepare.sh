@@ -99,17 +99,6 @@ raise SystemExit(not all(map(find, ("sacrebleu", "sacremoses", "subword_nmt"))))
 
 # ------------------------------------------------------------ the stages
 
-show() { # a command, so that it can be copied
-    printf '+'
-    printf ' %q' "$@"
-    printf '\n'
-}
-
-run() {
-    show "$@"
-    "$@"
-}
-
 mkdir -p "$work" || fail "cannot make $work; set WORK to a folder that can be written to"
 exec 8>>"$work/lock" || fail "cannot write in $work; set WORK to a folder that can be written to"
 if command -v flock >/dev/null; then
