@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from typing import BinaryIO
 
 from .signals import SIGNALS
@@ -31,14 +32,14 @@ def preload() -> None:
     # the number of GPUs is asked without beginning to use one, which a fork could not go on with
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
-    from fairseq_cli.train import cli_main
-
-    from ..tools.cli import main
 
     if torch.cuda.is_initialized():
         raise RuntimeError("this process has begun to use a GPU")
     import_quietly("sklearn.metrics", "scipy.stats", "fairseq_mem.tools.predict")
-    PROGRAMS.update({"fairseq-train": cli_main, "fairseq-mem": main})
+    # by the names under which they are installed, as a shell finds them
+    for name in ("fairseq-train", "fairseq-mem"):
+        (program,) = entry_points(group="console_scripts", name=name)
+        PROGRAMS[name] = program.load()
 
 
 def import_quietly(*names: str) -> None:
