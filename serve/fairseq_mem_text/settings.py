@@ -19,6 +19,22 @@ class TextSettings(NamedTuple):
     codes: Path | None  # BPE merges
 
 
+def read_settings(data: Path) -> dict[str, str]:
+    """The names and values in a folder's ``settings.txt``; none if there is no such file.
+
+    Raises:
+        TextError: it cannot be read.
+    """
+    path = data / "settings.txt"
+    if not path.is_file():
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise TextError(f"{path} is damaged (no UTF-8); run preprocess.sh again") from None
+    return dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
+
+
 def settings_of(
     data: Path, language: str, tokenizer: str | None = None, codes: Path | None = None
 ) -> TextSettings:
@@ -34,15 +50,7 @@ def settings_of(
     Raises:
         TextError: the settings cannot be read.
     """
-    settings: dict[str, str] = {}
-    if (data / "settings.txt").is_file():
-        try:
-            lines = (data / "settings.txt").read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError:
-            raise TextError(
-                f"{data / 'settings.txt'} is damaged (no UTF-8); run preprocess.sh again"
-            ) from None
-        settings = dict(line.split(" ", 1) for line in lines if " " in line and line[0] != "#")
+    settings = read_settings(data)
     moses = (tokenizer or ("moses" if settings else "none")) == "moses"
     # With `preprocess.sh --separate` the target has merges of its own, which a model of the
     # opposite direction begins with.

