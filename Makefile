@@ -43,7 +43,7 @@ format: install ## mend what ruff and codespell can mend by themselves
 lint: install ## format, rules, types, spelling, shell scripts
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) ruff check
-	$(IN_VENV) mypy fairseq_mem serve/fairseq_mem_text serve/fairseq_mem_serve benchmarks scripts
+	$(IN_VENV) mypy fairseq_mem serve/fairseq_mem_text serve/fairseq_mem_serve benchmarks examples scripts
 	$(IN_VENV) codespell
 	{ git ls-files -z --cached --others --exclude-standard -- '*.sh' .ci/run 2>/dev/null \
 	    || find . -path './.?*' -prune -o -name '*.sh' -print0; } | $(IN_VENV) xargs -0 shellcheck

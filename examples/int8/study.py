@@ -28,6 +28,7 @@ import torch
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.files import sha256
 from fairseq_mem_text.lines import read_lines
+from fairseq_mem_text.settings import read_settings
 from torch import Tensor
 
 import fairseq_mem
@@ -67,11 +68,11 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--length-penalty", type=float, default=0.6)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     args = parser.parse_args()
-    if not (args.data / "settings.txt").is_file():
+    settings = read_settings(args.data)
+    if not settings:
         parser.error(f"{args.data} is no data of preprocess.sh (no settings.txt in it)")
-    settings = (args.data / "settings.txt").read_text(encoding="utf-8")
     for option, side in (("source", "source"), ("reference", "target")):
-        language = re.search(rf"^{side} (.+)$", settings, re.MULTILINE)[1]
+        language = settings[side]
         path = getattr(args, option) or args.data.parent / "raw" / f"test.{language}"
         if not path.is_file():
             parser.error(f"there is no {path}; give --{option}")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from fairseq_mem_serve import load_translator
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.lines import read_lines
+from fairseq_mem_text.settings import read_settings
 from sacrebleu.metrics import BLEU
 
 import fairseq_mem
@@ -92,10 +93,10 @@ def main() -> int:
     parser.add_argument("--length-penalty", type=float, default=1.0)
     parser.add_argument("--threads", type=positive, default=2)
     args = parser.parse_args()
-    settings = (args.data / "settings.txt").read_text(encoding="utf-8")
-    args.languages = [
-        re.search(rf"^{side} (.+)$", settings, re.MULTILINE)[1] for side in ("source", "target")
-    ]
+    settings = read_settings(args.data)
+    if not settings:
+        parser.error(f"{args.data} is no data of preprocess.sh (no settings.txt in it)")
+    args.languages = [settings["source"], settings["target"]]
     raw = [args.data.parent / "raw" / f"test.{language}" for language in args.languages]
     sources, references = (
         read_lines(given or default)
