@@ -18,6 +18,9 @@ from .openapi import description
 from .service import ClientLeft, Service
 from .settings import Refused
 
+# Of a body that is too large so much is read and thrown away: who is still sending when the
+# connection is closed does not get to read why.
+MOST_IGNORED = 1 << 26
 CLIENT_LEFT = 499  # as nginx logs it; nobody gets to see it
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -46,18 +49,21 @@ def make_app(service: Service, access_log: bool = True) -> ASGIApp:
 
     async def translate(request: Request) -> Response:
         async def read() -> bytes:
-            too_large = Refused(
-                413,
-                f"the body has more than {settings.max_body_bytes:,} bytes; send less at a time",
-                {"Connection": "close"},
-            )
-            if int(request.headers.get("content-length", 0)) > settings.max_body_bytes:
-                raise too_large
             body = bytearray()
+            length = 0
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > settings.max_body_bytes:
-                    raise too_large
+                length += len(chunk)
+                if length <= settings.max_body_bytes:
+                    body += chunk
+                elif length > settings.max_body_bytes + MOST_IGNORED:
+                    break
+            if length > settings.max_body_bytes:
+                raise Refused(
+                    413,
+                    f"the body has more than {settings.max_body_bytes:,} bytes; send less at a "
+                    "time",
+                    {"Connection": "close"},
+                )
             return bytes(body)
 
         async def left() -> None:
