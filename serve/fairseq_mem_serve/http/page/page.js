@@ -40,7 +40,8 @@ function showPair() {
 
 async function explained(response) {
   try {
-    return (await response.json()).error || `status ${response.status}`;
+    // which field it was in is of no use here: there is one
+    return (await response.json()).error.replace(/^q(, |: )/, "");
   } catch {
     return `status ${response.status}`;
   }
@@ -122,6 +123,7 @@ async function translate() {
     say(`${((performance.now() - begun) / 1000).toFixed(2)} s`);
   } catch (error) {
     if (error.name === "AbortError") return;
+    show({ translatedText: "" }, false); // or an earlier text's would look like this one's
     say(error instanceof TypeError ? "The server cannot be reached." : error.message, true);
   } finally {
     if (running === controller) running = null;
