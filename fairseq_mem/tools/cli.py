@@ -29,6 +29,7 @@ COMMANDS: tuple[str, ...] = (
     "lesion",
     "predict",
     "report",
+    "score",
     "translate",
 )
 

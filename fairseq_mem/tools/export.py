@@ -14,7 +14,8 @@ The folder, format 1:
 - ``model.bin``, ``config.json`` and ``shared_vocabulary.json``, or ``source_vocabulary.json`` and
   ``target_vocabulary.json``: CTranslate2's. It adds the end mark to the source and begins the
   target with the start token by itself.
-- ``code``: the BPE merges for the source; absent if the data has none.
+- ``code``: the BPE merges for the source; absent if the data has none. ``target_code``: those for
+  the target, where they are others.
 - ``fairseq_mem.json``:
 
   - ``format``: 1; ``fairseq_mem``: the version that wrote it; ``quantization``: as asked for
@@ -30,7 +31,8 @@ The folder, format 1:
   - ``tokenizer``: "moses" (with fairseq's aggressive dash splits) or null; ``normalize``: whether
     Moses' punctuation normalisation comes before; ``remove_nonprinting``: whether that takes out
     control characters (absent: no); ``nfc``: whether characters are composed before (Unicode's
-    NFC; absent: no); ``bpe``: "subword_nmt" or null
+    NFC; absent: no); ``bpe``: "subword_nmt" or null; ``target_code``: the file of the merges that a
+    given translation goes through, or null (absent in exports of older versions)
   - ``dictionaries``: the number of words and a checksum of them, of ``source`` and ``target``
     (absent in exports of older versions)
   - ``max_source_tokens``: of a text, with its end mark, without memory
@@ -169,10 +171,12 @@ def export(
     model = model.float().eval()
     try:
         text = settings_of(data, task.cfg.source_lang, tokenizer, codes)
+        target_codes = settings_of(data, task.cfg.target_lang, tokenizer, codes).codes
     except TextError as error:
         raise UserError(str(error)) from error
-    if text.codes is not None:
-        _check_codes(text.codes)
+    for path in (text.codes, target_codes):
+        if path is not None:
+            _check_codes(path)
     with torch.no_grad():
         spec, memory = convert(model, task, quantization)
     description = {
@@ -192,6 +196,7 @@ def export(
         "remove_nonprinting": text.remove_nonprinting,
         "nfc": text.nfc,
         "bpe": None if text.codes is None else "subword_nmt",
+        "target_code": target_codes and ("code" if target_codes == text.codes else "target_code"),
         "dictionaries": fingerprints(task),
         "max_source_tokens": model.encoder.max_positions(),
         "max_target_tokens": model.decoder.max_positions(),
@@ -204,6 +209,8 @@ def export(
         spec.save(str(fresh))
         if text.codes is not None:
             shutil.copyfile(text.codes, fresh / "code")
+        if target_codes is not None and target_codes != text.codes:
+            shutil.copyfile(target_codes, fresh / "target_code")
         description["sha256"] = _digests(fresh)
         written = json.dumps(description, indent=2, ensure_ascii=False)
         (fresh / DESCRIPTION).write_text(written + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ from fairseq_mem_text.pipeline import TextPipeline, TooLong
 from fairseq_mem_text.version import __version__
 
 from .engine import load_translator
-from .translator import Batch, Engine, Found, Hypothesis, NotText, Translator
+from .translator import Batch, Engine, Found, Hypothesis, NotText, TokenScore, Translator
 
 __all__ = [
     "Batch",
@@ -13,6 +13,7 @@ __all__ = [
     "Hypothesis",
     "NotText",
     "TextPipeline",
+    "TokenScore",
     "TooLong",
     "Translator",
     "__version__",

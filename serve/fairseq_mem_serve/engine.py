@@ -10,9 +10,8 @@ import ctranslate2
 from fairseq_mem_text.pipeline import TextPipeline
 
 from .folder import REMEDY, check_files, read_description, read_vocabulary
-from .translator import PADDING, Batch, Found, Translator
+from .translator import END, PADDING, Batch, Found, Translator
 
-END = "</s>"
 UNKNOWN = "<unk>"
 MOST_SCORED = 1024  # tokens at a time
 DIGITS = 30  # of a power of a length; a float32 holds 38, and the log-probability needs some
@@ -83,7 +82,21 @@ def load_translator(
         text.split("ab")
     except (NotImplementedError, ZeroDivisionError):  # codes of a later version; of nothing
         raise ValueError(f"{folder / 'code'} holds no BPE merges that we know; {REMEDY}") from None
-    return Translator(engine, text)
+
+    def target_text() -> TextPipeline:
+        # older exports tell nothing of the target's merges: nearly always they are the source's
+        codes = description.get("target_code", "code" if description["bpe"] else None)
+        return TextPipeline(
+            description["target_language"],
+            description["source_language"],
+            codes=codes and folder / codes,
+            tokenizer=description["tokenizer"],
+            normalize=description.get("normalize", True),
+            remove_nonprinting=description.get("remove_nonprinting", False),
+            nfc=description.get("nfc", False),
+        )
+
+    return Translator(engine, text, target_text)
 
 
 class CTranslate2Engine:
@@ -134,6 +147,7 @@ class CTranslate2Engine:
         self._renamed = dict.fromkeys(
             {*source_prefix, start_token, *target_prefix, text_end} - {END, None}, UNKNOWN
         )
+        self._renamed_target = dict(self._renamed)  # where an end mark is one
         if text_end is not None:
             self._renamed[END] = text_end
         self._padding = {PADDING} & vocabularies[1]  # fairseq never chooses it
@@ -166,6 +180,14 @@ class CTranslate2Engine:
             for index in cut:
                 self._complete(found, batch, index, _How(beam, forbid=index in odd, exhaust=True))
             yield self._with_end(batch, found, beam)
+
+    def score(
+        self, sources: Sequence[list[str]], targets: Sequence[list[str]]
+    ) -> list[list[float]]:
+        """See :class:`~fairseq_mem_serve.translator.Engine`."""
+        renamed = [[self._renamed_target.get(t, t) for t in target] for target in targets]
+        forced = len(self._target_prefix)
+        return [log_probs[forced:] for log_probs in self._score(list(sources), renamed)]
 
     def _complete(self, found: list[list[Found]], batch: Batch, index: int, how: "_How") -> None:
         """Replace a sentence's hypotheses that are cut off by all that fairseq has there.

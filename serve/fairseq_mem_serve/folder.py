@@ -14,7 +14,7 @@ from fairseq_mem_text.files import sha256
 
 FORMAT = 1
 DESCRIPTION = "fairseq_mem.json"
-MOST_BYTES = {DESCRIPTION: 1 << 24, "config.json": 1 << 20, "code": 1 << 28}
+MOST_BYTES = {DESCRIPTION: 1 << 24, "config.json": 1 << 20, "code": 1 << 28, "target_code": 1 << 28}
 MOST_OTHER_BYTES = 1 << 30  # of vocabularies
 MOST_SHOWN = 60  # characters of a value in a message
 REMEDY = "export the model again"
@@ -43,6 +43,7 @@ SCHEMA: dict[str, Any] = {
         "nfc": {"type": "boolean"},
         "remove_nonprinting": {"type": "boolean"},
         "bpe": {"enum": ["subword_nmt", None]},
+        "target_code": {"enum": ["code", "target_code", None]},
         "max_source_tokens": _TOKENS,
         "max_target_tokens": _TOKENS,
         "compute_type": _WORD,
@@ -110,6 +111,7 @@ def check_files(folder: Path, description: dict[str, Any]) -> None:
         if path.suffix in (".bin", ".json", ".txt") and not path.name.startswith("."):
             check_size(path)
     needed = ["model.bin", "config.json", *(["code"] if description["bpe"] else [])]
+    needed += [description["target_code"]] if description.get("target_code") else []
     for name in needed:
         check_size(folder / name)
     config = read_json(folder / "config.json")

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from fairseq_mem_text.pipeline import TextPipeline, TooLong
 
+END = "</s>"
 PADDING = "<pad>"  # fairseq's; inside a sentence as if it were not there
 MOST_PENALTY = 10  # CTranslate2's float32 holds the lengths of texts to this power
 LEAST_SHARE = 500  # source tokens: smaller batches are made only where asked for
@@ -47,8 +48,15 @@ class Found(NamedTuple):
     log_prob: float
 
 
+class TokenScore(NamedTuple):
+    """A token of a given translation, or its end mark."""
+
+    token: str
+    log_prob: float  # natural logarithm, given the source and the tokens before
+
+
 class Engine(Protocol):
-    """A model that can search.
+    """A model that can search, and score what is given.
 
     Attributes:
         max_source_tokens: the longest sentence it takes, with the end mark.
@@ -70,12 +78,31 @@ class Engine(Protocol):
         """
         ...
 
+    def score(
+        self, sources: Sequence[list[str]], targets: Sequence[list[str]]
+    ) -> list[list[float]]:
+        """Return the log-probabilities of each target's tokens and of the end mark behind them."""
+        ...
+
 
 class Translator:
-    """Translates raw sentences; may be used by several threads at once."""
+    """Translates raw sentences; may be used by several threads at once.
 
-    def __init__(self, engine: Engine, text: TextPipeline) -> None:
-        self._engine, self._text = engine, text
+    Args:
+        engine: the model.
+        text: what a source goes through, and a translation comes back by.
+        target_text: makes what a given translation goes through, when first needed; None if nobody
+            knows.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        text: TextPipeline,
+        target_text: Callable[[], TextPipeline] | None = None,
+    ) -> None:
+        self._engine, self._text, self._make_target_text = engine, text, target_text
+        self._target_text: TextPipeline | None = None
 
     @property
     def source_language(self) -> str:
@@ -176,6 +203,53 @@ class Translator:
             TooLong: there are too many.
         """
         return self._text.split(well_formed(sentence), self.max_source_tokens)
+
+    def split_target(self, translation: str) -> list[str]:
+        """Return the subword tokens of a raw translation, for :meth:`score_tokens`.
+
+        Padding, which no model writes, is left out.
+
+        Raises:
+            TooLong: there are too many.
+            ValueError: it is not known what the target side's text goes through.
+        """
+        if self._target_text is None:
+            if self._make_target_text is None:
+                raise ValueError("this translator does not know how its translations are prepared")
+            self._target_text = self._make_target_text()
+        tokens = self._target_text.split(well_formed(translation), self._engine.max_target_tokens)
+        return [token for token in tokens if token != PADDING]
+
+    def score_tokens(
+        self,
+        sources: Sequence[list[str]],
+        targets: Sequence[list[str]],
+        *,
+        batch_tokens: int = 4000,
+    ) -> list[list[TokenScore]]:
+        """Return how probable given translations are, token by token, the end mark the last.
+
+        Args:
+            sources: what :meth:`split` made; a blank one is not refused.
+            targets: what :meth:`split_target` made, one for each source; a blank one has its end
+                mark alone.
+            batch_tokens: tokens of the longer side of a batch, padding counted.
+        """
+        check_list(sources)
+        check_list(targets)
+        if len(sources) != len(targets):
+            raise ValueError(f"{len(sources)} sources and {len(targets)} targets; give as many")
+        sources = [checked(index, source) for index, source in enumerate(sources)]
+        targets = [checked(index, target) for index, target in enumerate(targets)]
+        longer = [max(pair, key=len) for pair in zip(sources, targets, strict=True)]
+        scored: list[list[TokenScore]] = [[] for _ in sources]
+        for group in batched_by_length(list(range(len(sources))), longer, batch_tokens):
+            chosen = [targets[i] for i in group]
+            log_probs = self._engine.score([sources[i] for i in group], chosen)
+            for i, target, of_target in zip(group, chosen, log_probs, strict=True):
+                tokens = [*target, END]
+                scored[i] = [TokenScore(*pair) for pair in zip(tokens, of_target, strict=True)]
+        return scored
 
     def translate_tokens(
         self,

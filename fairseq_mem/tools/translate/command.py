@@ -250,7 +250,12 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     codes = args.bpe_codes and Path(args.bpe_codes)
     text = settings_of(data, source, args.tokenizer, codes)
     pipeline = TextPipeline(source, target, **text._asdict())
-    return Translator(FairseqEngine(task, [model]), pipeline)
+
+    def target_text() -> TextPipeline:
+        of_target = settings_of(data, target, args.tokenizer, codes)
+        return TextPipeline(target, source, **of_target._asdict())
+
+    return Translator(FairseqEngine(task, [model]), pipeline, target_text)
 
 
 class FairseqEngine:
@@ -275,6 +280,14 @@ class FairseqEngine:
         for batch in batches:
             generator.max_len_b = batch.max_tokens
             yield self._search_batch(generator, batch)
+
+    def score(
+        self, sources: Sequence[list[str]], targets: Sequence[list[str]]
+    ) -> list[list[float]]:
+        """See `fairseq_mem_serve.Engine`; by fairseq's scorer."""
+        from ..scoring import score_batch
+
+        return score_batch(self.task, self.models, self.device, sources, targets)
 
     def _search_batch(self, generator: Any, batch: "Batch") -> list[list["Found"]]:
         import torch

@@ -126,8 +126,8 @@ def cannot_write(path: str, error: OSError) -> UserError:
 class Progress:
     """On standard error: a bar on a terminal, else a line every few seconds; and messages."""
 
-    def __init__(self, shown: bool) -> None:
-        self.shown, self.lines = shown, 0
+    def __init__(self, shown: bool, command: str = "translate") -> None:
+        self.shown, self.command, self.lines = shown, command, 0
         self.start = self.last = time.monotonic()
         self.bar: Any = None
         if shown and sys.stderr.isatty():
@@ -148,7 +148,7 @@ class Progress:
     def say(self, message: str) -> None:
         """Print a message of the command's."""
         write: Callable[..., None] = print if self.bar is None else self.bar.write
-        write(f"fairseq-mem translate: {message}", file=sys.stderr)
+        write(f"fairseq-mem {self.command}: {message}", file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""
