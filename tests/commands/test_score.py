@@ -6,17 +6,16 @@ import random
 import shutil
 
 import pytest
-import small_translator
-from commands import EVERY_SENTENCE, fairseq
+import torch
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq_mem_serve import TextPipeline
+from helpers import number_translator
+from helpers.commands import EVERY_SENTENCE, fairseq
 
 import fairseq_mem
 from fairseq_mem.tools import cli
 
-import torch  # isort: skip
-
-PAIRS = small_translator.pairs(30, seed=21)
+PAIRS = number_translator.pairs(30, seed=21)
 # ... and what no model would write: a wrong one, words that nobody knows, one word, a dictionary's
 # mark, the longest that it takes
 ODD = [

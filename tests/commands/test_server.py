@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
 import pytest
-import small_translator
 from fairseq_mem_serve import load_translator
-from served import HANGS, SERVE, Server
+from helpers import number_translator
+from helpers.served import HANGS, SERVE, Server
 
 pytestmark = pytest.mark.cli
 
-GERMAN = [german for german, _ in small_translator.pairs(101, seed=11)]
+GERMAN = [german for german, _ in number_translator.pairs(101, seed=11)]
 GOOD = {"q": "eins zwei.", "source": "de", "target": "en"}
 
 
@@ -33,7 +33,7 @@ def server(translator_files):
         yield server
         assert server.ask(body=GOOD).status == 200, "it did not live on"
         assert server.stop() == 0
-        secrets = [*small_translator.WORDS, "geheim", "Traceback"]
+        secrets = [*number_translator.WORDS, "geheim", "Traceback"]
         assert not [word for word in secrets if word in server.log], "what was sent is in the log"
 
 

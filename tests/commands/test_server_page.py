@@ -4,9 +4,9 @@ import re
 import shutil
 
 import pytest
-import small_translator
 from fairseq_mem_serve import load_translator
-from served import HANGS, Server
+from helpers import number_translator
+from helpers.served import HANGS, Server
 
 pytestmark = pytest.mark.cli
 
@@ -15,7 +15,7 @@ FLAGS = [
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-GERMAN = [german for german, _ in small_translator.pairs(4, seed=5)]
+GERMAN = [german for german, _ in number_translator.pairs(4, seed=5)]
 PHONE = {"width": 360, "height": 640}
 
 
