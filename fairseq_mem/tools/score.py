@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from fairseq_mem_text.arguments import finite, positive
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.lines import read_lines
 
 from ..errors import UserError, first_line
-from .lines import read_lines
 from .translate.command import NOT_ALL, load
 from .translate.streams import Progress, written
 
@@ -143,7 +144,7 @@ def main(args: argparse.Namespace) -> int:
     args.engine = "auto"
     try:
         translator = load(args, interactive=False)
-    except (ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
+    except (TextError, ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
         raise UserError(str(error)) from error
     progress = Progress(shown=True, command="score")
     try:

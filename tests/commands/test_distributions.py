@@ -24,6 +24,8 @@ def distribution(folder: Path, out: Path) -> tuple[set[str], dict[str, str], str
         names = files.namelist()
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         about = Parser().parsestr(files.read(metadata).decode())
+    page = {"index.html", "page.css", "page.js", "favicon.svg"}
+    assert page <= {name.split("/")[-1] for name in names if "/http/page/" in name}
     required = [line for line in about.get_all("Requires-Dist") if "extra ==" not in line]
     split = (re.fullmatch(r"([\w.-]+)(.*)", line) for line in required)
     packages = {name.split("/")[0] for name in names if name.endswith("/__init__.py")}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ..version import __version__
+from fairseq_mem_text.version import __version__
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..version import __version__
+from fairseq_mem_text.version import __version__
+
 from .interface import FORM_TYPE, JSON_TYPE, SCHEMA
 from .settings import Settings
 

@@ -9,7 +9,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..text import TooLong
+from fairseq_mem_text.pipeline import TooLong
+
 from ..translator import Hypothesis
 from .batching import Batcher, Job
 from .interface import Request, read_request
