@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from fairseq_mem_serve.http.main import build_parser as build_server_parser
+
 from fairseq_mem.options import OPTIONS, PLACES, TRANSLATION
 from fairseq_mem.runs.tables import markdown
 from fairseq_mem.tools import cli
@@ -53,21 +55,35 @@ def commands() -> Iterator[str]:
     for name, command in subparsers.choices.items():
         description = " ".join((command.description or "").split())
         yield from (f"## `fairseq-mem {name}`", "", description, "")
-        rows = []
-        for action in command._actions:
-            if isinstance(action, argparse._HelpAction):
-                continue
-            names = ", ".join(action.option_strings) or str(action.metavar)
-            value = _value(action) if action.option_strings else ""
-            needed = "" if not action.option_strings or not action.required else " (needed)"
-            rows.append([f"`{names}{value}`{needed}", (action.help or "").replace("%%", "%")])
-        if rows:
-            yield from (*markdown(["option", "meaning"], rows, left=2), "")
-        if command.epilog:
-            yield from (" ".join(command.epilog.split()), "")
+        yield from arguments(command)
 
 
-PAGES = {"options.md": ("memory options", memory_options), "commands.md": ("commands", commands)}
+def arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """A parser's arguments and options, and what stands below them in its help."""
+    rows = []
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        names = ", ".join(action.option_strings) or str(action.metavar)
+        value = _value(action) if action.option_strings else ""
+        needed = "" if not action.option_strings or not action.required else " (needed)"
+        rows.append([f"`{names}{value}`{needed}", (action.help or "").replace("%%", "%")])
+    if rows:
+        yield from (*markdown(["option", "meaning"], rows, left=2), "")
+    if parser.epilog:
+        yield from (" ".join(parser.epilog.split()), "")
+
+
+def server_options() -> Iterator[str]:
+    """The options of `fairseq-mem-serve`."""
+    return arguments(build_server_parser())
+
+
+PAGES = {
+    "options.md": ("memory options", memory_options),
+    "commands.md": ("commands", commands),
+    "server.md": ("server options", server_options),
+}
 
 
 def written(page: str, text: str) -> str:

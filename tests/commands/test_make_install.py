@@ -186,7 +186,11 @@ def test_second_run_does_nothing_until_something_changes(environment, checkout):
     assert last == f"install: done: fairseq-mem 0: a stand-in in {environment}"
     assert "python3.11" not in output  # the environment was there
     stages = calls.read_text().splitlines()
-    assert [line.split()[-1] for line in stages] == ["wheel", "fairseq-fixed", ".[dev,analysis,http]"]
+    assert [line.split()[-1] for line in stages] == [
+        "wheel",
+        "fairseq-fixed",
+        ".[dev,analysis,http]",
+    ]
     assert all("--constraint constraints.txt" in line for line in stages)
     assert not any("index" in line for line in stages)
     assert "--no-build-isolation" in stages[1]

@@ -282,6 +282,16 @@ def test_smaller_limits_and_keys(translator_files, tmp_path):
 # ---------------------------------------------------------------- a life
 
 
+def test_a_supervisor_is_told_when_it_is_ready(translator_files, tmp_path):
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(path)
+        notify.settimeout(HANGS)
+        with Server(translator_files.exported, environment={"NOTIFY_SOCKET": path}) as server:
+            assert notify.recv(100) == b"READY=1"
+            assert server.ask("/health").status == 200
+
+
 def test_a_broken_or_replaced_folder_leaves_the_old_model(translator_files, tmp_path, translator):
     folder = tmp_path / "exported"
     shutil.copytree(translator_files.exported, folder)

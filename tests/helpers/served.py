@@ -32,7 +32,7 @@ class Server:
         log: what it wrote to standard error so far.
     """
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self.log = ""
         self._lines: queue.Queue[str | None] = queue.Queue()
         words = [sys.executable, "-m", "fairseq_mem_serve.http", *map(str, arguments)]
@@ -41,7 +41,7 @@ class Server:
             [*words, "--port", "0"],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(environment or {})},
         )
         threading.Thread(target=self._read, daemon=True).start()
         self.port = int(re.search(r":(\d+)\n", self.wait_for("ready on"))[1])

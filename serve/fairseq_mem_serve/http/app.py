@@ -96,7 +96,7 @@ def make_app(service: Service, access_log: bool = True) -> ASGIApp:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.exposition(), headers={"Content-Type": EXPOSITION})
 
-    described = description(settings)
+    described = description(settings, service.models.pairs)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(described)

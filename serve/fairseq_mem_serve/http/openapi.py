@@ -1,5 +1,6 @@
 """The description of the interface, for people, generators of clients and testers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fairseq_mem_text.version import __version__
@@ -93,8 +94,19 @@ def _get(summary: str, schema: dict[str, Any] | None, kind: str, **others: Any) 
     return {"get": {"summary": summary, "responses": {"200": _answers("", schema, kind), **others}}}
 
 
-def description(settings: Settings) -> dict[str, Any]:
-    """The server's OpenAPI document."""
+def description(settings: Settings, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The server's OpenAPI document.
+
+    Args:
+        settings: the limits, which it tells.
+        pairs: the languages that it names as sources and targets.
+    """
+    sources = sorted({source for source, _ in pairs})
+    targets = sorted({target for _, target in pairs})
+    fields = dict(SCHEMA["properties"])
+    fields["source"] = {**fields["source"], "enum": [*sources, "auto"]}
+    fields["target"] = {**fields["target"], "enum": targets}
+    request = {**SCHEMA, "properties": fields}
     error = {"$ref": "#/components/schemas/Error"}
     body = {"schema": {"$ref": "#/components/schemas/Request"}}
     errors = {
@@ -139,7 +151,7 @@ def description(settings: Settings) -> dict[str, Any]:
             "/metrics": _get("Numbers for Prometheus", None, plain),
         },
         "components": {
-            "schemas": {"Request": SCHEMA, "Answer": ANSWER, "Error": ERROR},
+            "schemas": {"Request": request, "Answer": ANSWER, "Error": ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
