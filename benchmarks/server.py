@@ -63,9 +63,13 @@ def clients(server: serving.Server, count: int, lines: list[str], way: "Way") ->
             if line is None:
                 break
             begun = time.perf_counter()
-            connection.request("POST", way.path, json.dumps(way.body(line)).encode(), JSON)
-            response = connection.getresponse()
-            content = response.read()
+            try:
+                connection.request("POST", way.path, json.dumps(way.body(line)).encode(), JSON)
+                response = connection.getresponse()
+                content = response.read()
+            except OSError as error:
+                wrong.append(repr(error))
+                break
             latencies.append(time.perf_counter() - begun)
             if response.status != 200 or time.monotonic() > end:
                 wrong.append(f"status {response.status}: {content[:200]!r}")

@@ -110,6 +110,9 @@ def of_readme(model: str, threads: int) -> Server:
         ('load_translator("exported", threads=1, inter_threads=4)',
          f"load_translator({model!r}, threads=1, inter_threads={threads})"),
         ("8000", str(port)),
+        # of 64 that come at the same time it would reset some
+        ("ThreadingHTTPServer((",
+         "ThreadingHTTPServer.request_queue_size = 128\nThreadingHTTPServer(("),
         ("class Handler(BaseHTTPRequestHandler):",
          "class Handler(BaseHTTPRequestHandler):\n    log_message = lambda *_: None\n"
          '    protocol_version = "HTTP/1.1"'),
