@@ -28,6 +28,7 @@ from .models.mem_roberta import MemRobertaModel
 from .models.mem_transformer import MemTransformerModel
 from .models.mem_transformer_lm import MemTransformerLanguageModel
 from .models.mem_transformer_xl import MemTransformerXLModel
+from .tasks.document_translation import DocumentTranslationTask
 from .tasks.streaming_language_modeling import StreamingLanguageModelingTask
 from .training.criterion import LabelSmoothedCrossEntropyCriterion
 from .training.optimizer import FairseqAdam
@@ -35,6 +36,7 @@ from .training.optimizer import FairseqAdam
 check_command_line(sys.argv)
 
 __all__ = [
+    "DocumentTranslationTask",
     "FairseqAdam",
     "LabelSmoothedCrossEntropyCriterion",
     "MemRobertaModel",

@@ -1,19 +1,23 @@
 """fairseq's Transformer encoder with memory in front of the text.
 
 The encoder knows how many memory slots there are; which of them attends to whom is the layer's
-business (``updates``).
+business (``updates``). In a document (``--memory-recurrence``) a sentence's memory begins as what
+the sentence before has handed on (``streaming/carry.py``).
 """
 
 import logging
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from fairseq.models.transformer import TransformerEncoderBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention.beam_cache import expect, sentences_left
 from .layers import wrap_layer
 from .memory import memory_for
+from .streaming.carry import carry_for
 from .training.dropout import use_fast_dropout
 from .updates import UPDATES
 
@@ -31,6 +35,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
 
     Attributes:
         beam_size: so many hypotheses may come to read each sentence (``model.set_beam_size``).
+        recurrent: whether memory may be handed on from sentence to sentence.
     """
 
     beam_size = 1
@@ -45,6 +50,8 @@ class MemTransformerEncoder(TransformerEncoderBase):
         updates = self.num_layers if self.updates_last else self.num_layers - 1
         self.controller = self.update.shared_controller(cfg) if updates > 0 else None
         self.memory = memory_for(cfg, cfg.memory_tokens, embed_tokens.embedding_dim)
+        self.recurrent = getattr(cfg, "memory_recurrence", 0) > 0 and cfg.memory_tokens > 0
+        self.carry = carry_for(cfg, embed_tokens.embedding_dim)
         use_fast_dropout(self)
 
     def build_encoder_layer(self, cfg: Any) -> Any:
@@ -86,6 +93,8 @@ class MemTransformerEncoder(TransformerEncoderBase):
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
         token_embeddings: Tensor | None = None,
+        steps: Sequence[int] | None = None,
+        memory: Mapping[nn.Module, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
         """Encode a batch.
 
@@ -94,6 +103,11 @@ class MemTransformerEncoder(TransformerEncoderBase):
             src_lengths: not used; fairseq passes it.
             return_all_hiddens: also return each layer's output.
             token_embeddings: B x T x C, instead of looking ``src_tokens`` up.
+            steps: the batch is D documents, the first sentences of all of them first, then the
+                second of those that have one, and so on; here is how many there are of each, never
+                more than of the one before. Memory is handed on along a document.
+            memory: in place of the trained vectors, what each sentence's memory begins as,
+                m x B x C, under this encoder (an ensemble has several).
 
         Returns:
             fairseq's dictionary of lists, each with one tensor or more:
@@ -105,23 +119,38 @@ class MemTransformerEncoder(TransformerEncoderBase):
             - ``src_lengths``: B x 1, of the text alone
         """
         padding = src_tokens.eq(self.padding_idx)
-        x, embedding = self.forward_embedding(src_tokens, token_embeddings)
-        x = x.masked_fill(padding.unsqueeze(-1), 0.0).transpose(0, 1)
+        embedded, embedding = self.forward_embedding(src_tokens, token_embeddings)
+        embedded = embedded.masked_fill(padding.unsqueeze(-1), 0.0).transpose(0, 1)
         codes = None
         if self.memory.takes_positions:
             codes = self._codes(src_tokens[:1])[0, : self.memory.tokens]
-        x = self.memory.prepend(x, codes)
         layer_padding = self.memory.prepend_padding(padding)
-
         mask = layer_padding if padding.any() else None
-        shared = {} if self.controller is None else {"controller": self.controller}
-        states = [x] if return_all_hiddens else []
-        for layer in self.layers:
-            x = layer(x, encoder_padding_mask=mask, **shared)
-            if return_all_hiddens:
-                states.append(x)
-        if self.layer_norm is not None:
-            x = self.layer_norm(x)
+        carried = None if memory is None else memory[self]
+        if not steps or not self.recurrent:
+            x, states = self._run(
+                self.memory.prepend(embedded, codes, carried), mask, return_all_hiddens
+            )
+        else:
+            parts: list[Tensor] = []
+            states_of_parts: list[list[Tensor]] = []
+            for start, stop in pairwise(accumulate(steps, initial=0)):
+                rows = embedded[:, start:stop]
+                if carried is None:
+                    carried = self.first_memory(rows)
+                if parts:
+                    carried = self.hand_on(carried, parts[-1])[:, : stop - start]
+                part, states = self._run(
+                    self.memory.prepend(rows, codes, carried),
+                    None if mask is None else mask[start:stop],
+                    return_all_hiddens,
+                )
+                parts.append(part)
+                states_of_parts.append(states)
+            x = torch.cat(parts, dim=1)
+            states = [torch.cat(of_layer, dim=1) for of_layer in zip(*states_of_parts, strict=True)]
+        if self.training and self.carry is not None:
+            x = x + self.carry.nothing()
         return {
             "encoder_out": [x],
             "encoder_padding_mask": [layer_padding],
@@ -131,6 +160,47 @@ class MemTransformerEncoder(TransformerEncoderBase):
             "src_tokens": [],
             "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
         }
+
+    def _run(
+        self, x: Tensor, mask: Tensor | None, return_all_hiddens: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The layers and the norm behind them, over memory and text ((m+T) x B x C).
+
+        Args:
+            x: the input.
+            mask: B x (m+T), True at padding; None where there is none.
+            return_all_hiddens: whether the states are wanted.
+
+        Returns:
+            The output, and the input with each layer's output (none unless they are wanted).
+        """
+        shared = {} if self.controller is None else {"controller": self.controller}
+        states = [x] if return_all_hiddens else []
+        for layer in self.layers:
+            x = layer(x, encoder_padding_mask=mask, **shared)
+            if return_all_hiddens:
+                states.append(x)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return x, states
+
+    def first_memory(self, like: Tensor) -> Tensor:
+        """What memory begins as at a document's start: m x B x C.
+
+        Args:
+            like: any number of positions x B x C.
+        """
+        return self.memory.prepend(like[:0])
+
+    def hand_on(self, before: Tensor, encoded: Tensor) -> Tensor:
+        """What the next sentences' memory begins as: m x B x C.
+
+        Args:
+            before: m x B x C, what these sentences' memory began as.
+            encoded: (m+T) x B x C, ``encoder_out`` of these sentences.
+        """
+        written = encoded[: self.memory.tokens]
+        return written if self.carry is None else self.carry(before.to(written), written)
 
     def reorder_encoder_out(
         self, encoder_out: dict[str, list[Any]], new_order: Tensor

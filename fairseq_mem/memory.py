@@ -61,14 +61,24 @@ class MemoryTokens(nn.Module):
         """Shown by ``print(model)``."""
         return f"{self.tokens}, std={self.std:.3g}, takes_positions={self.takes_positions}"
 
-    def prepend(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
-        """Put memory in front of ``x`` (T x B x C); ``codes`` (m x C) are its position codes.
+    def prepend(
+        self, x: Tensor, codes: Tensor | None = None, carried: Tensor | None = None
+    ) -> Tensor:
+        """Put memory in front of ``x`` (T x B x C).
+
+        Args:
+            x: the text.
+            codes: m x C, memory's position codes.
+            carried: m x B x C, what was handed on, in the place of the trained vectors.
 
         Returns:
             (m+T) x B x C.
         """
         if self.weight is None:
             return x
+        if carried is not None:
+            memory = carried if codes is None else carried + codes.unsqueeze(1)
+            return torch.cat([memory.to(x), x], dim=0)
         memory = self.weight if codes is None else self.weight + codes
         memory = memory.to(x).unsqueeze(1).expand(-1, x.size(1), -1)
         return torch.cat([memory, x], dim=0)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .errors import UserError
+from .streaming.carry import CARRIES
 from .updates import UPDATES
 
 # model families
@@ -173,10 +174,19 @@ OPTIONS = (
         "memory_recurrence",
         _count(0, None, "; 0 is none"),
         0,
-        (TRANSFORMER_XL,),
-        "hand memory on from segment to segment, with back-propagation through N segments: a "
-        "batch then has N of them. N counts the segment itself, so writing is trained from 2 on; "
-        "0 (default): every segment begins with the trained memory",
+        (TRANSLATION, TRANSFORMER_XL),
+        "hand memory on from segment to segment (Transformer-XL), or from sentence to sentence of "
+        "a document (translation, with --task document_translation), with back-propagation through "
+        "N of them: a batch has N in a row. N counts the segment itself, so writing is trained "
+        "from 2 on; 0 (default): every segment or sentence begins with the trained memory",
+    ),
+    MemoryOption(
+        "memory_carry",
+        _choice(CARRIES),
+        "gate",
+        (TRANSLATION, TRANSFORMER_XL),
+        "with --memory-recurrence: memory is handed on through a gate (default), which weighs what "
+        "it was against what has been written, or as it was written (plain)",
     ),
     MemoryOption(
         "memory_init_std",

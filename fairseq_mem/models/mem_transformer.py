@@ -1,24 +1,26 @@
 """fairseq's ``transformer`` with memory tokens: the paper's four models and their sizes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, transformer_legacy
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..encoder import MemTransformerEncoder
+from ..errors import UserError
 from ..options import (
     TRANSLATION,
     add_memory_options,
     check_bands,
     check_memory_options,
     check_transformer_options,
+    refuse_training,
     set_memory_defaults,
 )
 from .memory_model import MemoryModel
@@ -132,6 +134,12 @@ class MemTransformerModel(MemoryModel, TransformerModel):
                 "softmax", args.adaptive_softmax_cutoff, len(task.target_dictionary),
                 args.decoder_output_dim, getattr(args, "adaptive_softmax_factor", 4),
             )  # fmt: skip
+        if args.memory_recurrence > 0 and not getattr(task, "carries_memory", False):
+            raise UserError(
+                f"memory_recurrence is {args.memory_recurrence}, and this task translates sentence "
+                "by sentence; give --task document_translation (at inference also "
+                "--model-overrides \"{'memory_recurrence': 0}\": fresh memory for every sentence)"
+            )
         note_dictionaries(args, task)
         _keep_both_sides(args)
         model = super().build_model(args, task)
@@ -151,6 +159,38 @@ class MemTransformerModel(MemoryModel, TransformerModel):
         if _is_stock(cfg) and cfg.memory_decoder_tokens == 0:
             return super().build_decoder(cfg, tgt_dict, embed_tokens)
         return MemTransformerDecoder(cfg, tgt_dict, embed_tokens, cfg.no_cross_attention)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None,
+        prev_output_tokens: Tensor,
+        steps: Sequence[int] | None = None,
+        memory: Mapping[nn.Module, Tensor] | None = None,
+        **options: Any,
+    ) -> Any:
+        """fairseq's, and for sentences of documents: see :meth:`MemTransformerEncoder.forward`.
+
+        Args:
+            src_tokens: B x T.
+            src_lengths: B, in tokens.
+            prev_output_tokens: B x T', the target shifted right.
+            steps: how many of the rows are documents' first, second, ... sentences.
+            memory: for each encoder m x B x C, what memory begins as.
+            options: fairseq's.
+
+        Returns:
+            Logits (B x T' x V), and what else fairseq's decoder gives.
+        """
+        if steps is None and memory is None:
+            return super().forward(src_tokens, src_lengths, prev_output_tokens, **options)
+        if self.training:
+            refuse_training(self.args)
+        options.pop("return_all_hiddens", None)
+        encoder_out = self.encoder(src_tokens, src_lengths, steps=steps, memory=memory)
+        return self.decoder(
+            prev_output_tokens, encoder_out=encoder_out, src_lengths=src_lengths, **options
+        )
 
     def set_beam_size(self, beam_size: int) -> None:
         """Hook of fairseq's generator: hypotheses come in groups of ``beam_size`` a sentence."""

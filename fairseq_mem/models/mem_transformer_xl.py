@@ -86,7 +86,9 @@ class MemTransformerXLModel(MemoryModel, FairseqLanguageModel):
         Raises:
             UserError: an option has a value that makes no sense, or the task gives no streams.
         """
-        _base(args)  # what an older checkpoint lacks; present values stay
+        # what an older checkpoint lacks; present values stay. It has no gate.
+        args.memory_carry = getattr(args, "memory_carry", "plain")
+        _base(args)
         check_options(args)
         note_dictionaries(args, task)
         if not getattr(task, "gives_streams", False):

@@ -8,8 +8,11 @@ from fairseq.models import BaseFairseqModel
 
 from ..memory import MemoryTokens, fit_checkpoint
 from ..options import refuse_training
+from ..streaming.carry import fit_carry
 
 logger = logging.getLogger(__name__)
+
+OF_MEMORY = {"memory", "controller", "carry"}  # modules that --memory-only trains
 
 
 class MemoryModel(BaseFairseqModel):
@@ -38,7 +41,7 @@ class MemoryModel(BaseFairseqModel):
         """Apply ``--memory-only``: whatever is not memory or its controller is not trained."""
         if args.memory_only:
             for name, parameter in self.named_parameters():
-                parameter.requires_grad = not {"memory", "controller"}.isdisjoint(name.split("."))
+                parameter.requires_grad = not OF_MEMORY.isdisjoint(name.split("."))
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Hook of fairseq's, before inference: to bfloat16, if that is wanted and gains time."""
@@ -62,6 +65,8 @@ class MemoryModel(BaseFairseqModel):
         super().upgrade_state_dict_named(state_dict, name)
         for place in self.memory_places:
             self.fit_memory(state_dict, f"{prefix}{place}.memory", place)
+            carry = getattr(getattr(self, place, None), "carry", None)
+            fit_carry(state_dict, f"{prefix}{place}.carry", carry)
 
     def fit_memory(self, state_dict: dict[str, Any], name: str, place: str) -> None:
         """Fit the memory of one place to ours; ``name`` is that of the memory in the checkpoint."""

@@ -9,7 +9,7 @@ The cache holds each layer's last states of text, never memory; memory stands in
 segment anew. Without recurrence it is the trained vectors, under the causal mask, and there is no
 write memory. With recurrence (Recurrent Memory Transformer, Bulatov, Kuratov, Burtsev 2022) read
 and write memory begin as the same vectors, what write memory has become behind the last layer is
-the next segment's memory, and memory sees all of its group.
+handed on (streaming/carry.py) as the next segment's memory, and memory sees all of its group.
 """
 
 import logging
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..attention.relative import RelativeAttention, distance_codes
 from ..memory import MemoryTokens
 from ..precision import without_autocast
+from ..streaming.carry import carry_for
 from ..streaming.state import StreamState
 from ..training.dropout import Dropout
 
@@ -122,6 +123,7 @@ class XLDecoder(FairseqDecoder):
         self.embed_dim = args.decoder_embed_dim
         self.memory = memory
         self.recurrent = args.memory_recurrence > 0 and memory is not None
+        self.carry = carry_for(args, self.embed_dim)
         self.cache_length = args.cache_length
         self.clamp_distance = args.clamp_distance
         self.layers = nn.ModuleList(XLLayer(args) for _ in range(args.decoder_layers))
@@ -160,6 +162,8 @@ class XLDecoder(FairseqDecoder):
             memory = None if state.memory is None else state.memory.detach()
             self.streams[self.training] = replace(state, memory=memory)
         x = features[0] if len(features) == 1 else torch.cat(features, dim=1)
+        if self.training and self.carry is not None:
+            x = x + self.carry.nothing()
         return x if features_only else self.output_layer(x), {}
 
     def read_segment(self, tokens: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
@@ -174,6 +178,7 @@ class XLDecoder(FairseqDecoder):
             x = self.embed_dim**0.5 * self.embed_tokens(tokens)
         x = self.dropout_module(x)
         m = written = 0
+        memory = None
         if self.memory is not None and self.memory.weight is not None:
             memory = state.memory
             if memory is None:
@@ -194,11 +199,13 @@ class XLDecoder(FairseqDecoder):
             cache.append(self._newest(before, kept))
         if self.layer_norm is not None:
             x = self.layer_norm(x)
-        memory = x[:, length:] if self.recurrent and m > 0 else None
+        handed_on = x[:, length:] if self.recurrent and m > 0 else None
+        if handed_on is not None and self.carry is not None:
+            handed_on = self.carry(memory, handed_on)
         state = StreamState(
             state.position + length,
             cache if self.cache_length > 0 else [],
-            memory,
+            handed_on,
             [] if self.dropout_module.active else positions,  # dropout is drawn anew each time
         )
         return self.dropout_module(x[:, :length]), state

@@ -31,7 +31,12 @@ def dictionary(words: int = WORDS) -> Dictionary:
 def task() -> SimpleNamespace:
     """All that a model asks of its task."""
     shared = dictionary()
-    return SimpleNamespace(source_dictionary=shared, target_dictionary=shared, gives_streams=True)
+    return SimpleNamespace(
+        source_dictionary=shared,
+        target_dictionary=shared,
+        gives_streams=True,
+        carries_memory=True,
+    )
 
 
 def build(arch: str = "mem_transformer", seed: int = 1, double: bool = True, **options: Any) -> Any:

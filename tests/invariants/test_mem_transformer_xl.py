@@ -24,6 +24,7 @@ from fairseq_mem.streaming.state import StreamState
         dict(decoder_normalize_before=True),
         dict(memory_tokens=3),
         dict(memory_tokens=3, memory_recurrence=2),
+        dict(memory_tokens=3, memory_recurrence=2, memory_carry="plain"),
         dict(memory_tokens=3, memory_recurrence=2, cache_length=0, decoder_normalize_before=True),
     ],
     ids=str,
@@ -231,11 +232,19 @@ def test_every_parameter_gets_a_gradient_where_memory_is_carried_over():
     assert not model.decoder.memory.weight.grad.any()
 
 
+PARTS = ("weight", "bias")
+
+
 def test_memory_adds_its_vectors_and_nothing_else():
     plain = dict(build().named_parameters())
-    memory = dict(build(memory_tokens=3, memory_recurrence=2).named_parameters())
+    handed_on = build(memory_tokens=3, memory_recurrence=2, memory_carry="plain")
+    memory = dict(handed_on.named_parameters())
     assert memory.keys() - plain.keys() == {"decoder.memory.weight"}
     assert memory["decoder.memory.weight"].shape == (3, 16)
+    gated = dict(build(memory_tokens=3, memory_recurrence=2).named_parameters())
+    gate = {f"decoder.carry.gate.{name}": gated[f"decoder.carry.gate.{name}"] for name in PARTS}
+    assert gated.keys() - memory.keys() == gate.keys()
+    assert sum(parameter.numel() for parameter in gate.values()) == 2 * 16**2 + 16
     only = build(memory_tokens=3, memory_only=True)
     trained = {name for name, p in only.named_parameters() if p.requires_grad}
     assert trained == {"decoder.memory.weight"}

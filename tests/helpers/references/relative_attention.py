@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from helpers.references.documents import gated
+
 
 def code(distance: int, channels: int) -> Tensor:
     """The sinusoidal code of one distance: the sines, then the cosines."""
@@ -107,5 +109,5 @@ def stream(decoder, segments: list[Tensor], drop_memory: bool = False) -> Tensor
         if decoder.layer_norm is not None:
             text, write = decoder.layer_norm(text), decoder.layer_norm(write)
         features.append(text)
-        memory = write if decoder.recurrent else trained
+        memory = gated(decoder.carry, memory, write) if decoder.recurrent else trained
     return torch.cat(features)

@@ -1,0 +1,112 @@
+"""Reading whole documents: what memory begins as before each sentence.
+
+Memory comes from the source alone. So documents are read first, side by side, sentence after
+sentence, and nothing but memory is kept; then all sentences can be scored or translated in
+whatever batches, each beginning with its own memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .documents import Documents
+
+MOST_TOKENS = 12_000  # read at once, with padding; fairseq-generate's default
+TEXT_COUNTS = 8  # a document of the shortest sentences counts as many tokens: no endless groups
+
+
+class Remembered:
+    """Memory before every sentence of a split, for one encoder.
+
+    Args:
+        fresh: m x C, what memory begins as at a document's start.
+        sentences: N.
+    """
+
+    def __init__(self, fresh: Tensor, sentences: int) -> None:
+        self._rows = torch.zeros(sentences, dtype=torch.long)  # 0: the fresh one
+        self._kept = [fresh.cpu().unsqueeze(0)]
+        self._count = 1
+
+    def keep(self, numbers: Sequence[int], memory: Tensor) -> None:
+        """Note the memory before some sentences, m x B x C."""
+        self._rows[list(numbers)] = torch.arange(self._count, self._count + len(numbers))
+        self._kept.append(memory.transpose(0, 1).cpu())
+        self._count += len(numbers)
+
+    def before(self, numbers: Tensor) -> Tensor:
+        """What the memory of B sentences begins as: m x B x C, on the CPU."""
+        if len(self._kept) > 1:
+            self._kept = [torch.cat(self._kept)]
+        return self._kept[0][self._rows[numbers.cpu()]].transpose(0, 1)
+
+
+@torch.no_grad()
+def remember(
+    encoder: Any,
+    source: Any,
+    sizes: np.ndarray,
+    documents: Documents,
+    most_tokens: int = MOST_TOKENS,
+) -> Remembered:
+    """Read all documents of a split with an encoder that hands memory on.
+
+    A sentence that is too long for the encoder hands on what it was given.
+
+    Args:
+        encoder: in evaluation mode.
+        source: its sentences, with end marks.
+        sizes: of them, in tokens.
+        documents: where they begin.
+        most_tokens: read at once, with padding.
+    """  # fmt: skip
+    like = next(encoder.parameters())
+    fresh = encoder.first_memory(like.new_zeros(1, 1, encoder.memory.weight.size(1)))
+    remembered = Remembered(fresh[:, 0], documents.sentences)
+    longest = encoder.max_positions()
+    for group in _side_by_side(np.asarray(sizes), documents, most_tokens):
+        memory = fresh.expand(-1, len(group), -1)
+        for place in range(int(documents.lengths[group[0]]) - 1):
+            group = group[documents.lengths[group] > place + 1]
+            numbers = documents.starts[group] + place
+            memory = memory[:, : len(group)]
+            fitting = torch.from_numpy(np.flatnonzero(sizes[numbers] <= longest))
+            if len(fitting):
+                tokens = padded([source[n] for n in numbers[fitting.numpy()]], encoder.padding_idx)
+                fitting = fitting.to(like.device)
+                read = memory[:, fitting]
+                encoded = encoder(tokens.to(like.device), memory={encoder: read})
+                memory = memory.index_copy(
+                    1, fitting, encoder.hand_on(read, encoded["encoder_out"][0]).to(memory)
+                )
+            remembered.keep((numbers + 1).tolist(), memory)
+    return remembered
+
+
+def padded(sentences: list[Tensor], padding: int) -> Tensor:
+    """B x T, padded on the right."""
+    rows = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=padding)
+    return rows.long()
+
+
+def _side_by_side(
+    sizes: np.ndarray, documents: Documents, most_tokens: int
+) -> Iterator[np.ndarray]:
+    """Numbers of the documents to read together, those of most sentences first."""
+    group: list[int] = []
+    widest = 0
+    for document in np.argsort(-documents.lengths, kind="stable"):
+        start, stop = documents.starts[document], documents.starts[document + 1]
+        if stop - start < 2:
+            break  # nothing is handed on
+        width = max(TEXT_COUNTS, int(sizes[start : stop - 1].max()))
+        if group and (len(group) + 1) * max(widest, width) > most_tokens:
+            yield np.array(group)
+            group, widest = [], 0
+        group.append(int(document))
+        widest = max(widest, width)
+    if group:
+        yield np.array(group)
