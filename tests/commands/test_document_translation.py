@@ -1,0 +1,199 @@
+"""``--task document_translation`` through fairseq's commands."""
+
+import math
+import random
+import re
+import shutil
+
+import pytest
+import torch
+from helpers.commands import hypotheses, run
+from helpers.in_process import generate, train, train_on_two
+
+from fairseq_mem import UserError
+from fairseq_mem.tools.loading import load_translation_model
+
+pytestmark = pytest.mark.cli
+
+TASK = ["--task", "document_translation"]
+DOCUMENTS = [
+    *TASK, "--memory-tokens", "3", "--memory-recurrence", "3", "--share-all-embeddings",
+    "--update-epoch-batch-itr", "True",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Binarised documents of 1 to 6 sentences; ``text`` beside it."""
+    folder = tmp_path_factory.mktemp("documents")
+    numbers = random.Random(0)
+    names = "null eins zwei drei vier fünf sechs sieben acht neun".split()
+    for split, count in (("train", 30), ("valid", 6), ("test", 5)):
+        lines = {"de": [], "en": [], "documents": []}
+        for document in range(count):
+            for _ in range(numbers.randrange(1, 7)):
+                digits = [numbers.randrange(10) for _ in range(numbers.randrange(2, 8))]
+                lines["de"].append(" ".join(map(str, digits)))
+                lines["en"].append(" ".join(names[digit] for digit in digits))
+                lines["documents"].append(f"document {document}")
+        for name, rows in lines.items():
+            (folder / f"{split}.{name}").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    run(
+        "fairseq-preprocess", "--source-lang", "de", "--target-lang", "en", "--joined-dictionary",
+        *(word for split in ("train", "valid", "test")
+          for word in (f"--{split}pref", folder / split)),
+        "--destdir", folder / "bin", "--workers", "1",
+    )  # fmt: skip
+    for split in ("train", "valid", "test"):
+        shutil.copy(folder / f"{split}.documents", folder / "bin")
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def model(data, tmp_path_factory):
+    """A checkpoint that was trained for two epochs."""
+    return train(data, tmp_path_factory.mktemp("document-model"), *DOCUMENTS, "--max-epoch", "2")
+
+
+def loss(data, checkpoint, split: str, batch: int, **overrides) -> float:
+    """Of a word of a split, as fairseq's trainer validates."""
+    chosen, cfg, task, _ = load_translation_model(checkpoint, data, overrides)
+    task.load_dataset(split, task_cfg=cfg.task)
+    criterion, total, words = task.build_criterion(cfg.criterion), 0.0, 0
+    for sample in task.get_batch_iterator(
+        task.dataset(split), max_sentences=batch
+    ).next_epoch_itr():
+        found, count, _ = task.valid_step(sample, chosen, criterion)
+        total, words = total + float(found), words + count
+    return total / words
+
+
+def generated(data, checkpoint, *options) -> list[str]:
+    return hypotheses(
+        generate(data, checkpoint, *TASK, "--beam", "2", "--max-len-b", "12", *options)
+    )
+
+
+def translations(rows: list[str]) -> list[tuple[str, str]]:
+    return [(row.split("\t")[0], row.split("\t")[2]) for row in rows]
+
+
+def names(data) -> list[str]:
+    return (data.parent / "test.documents").read_text().splitlines()
+
+
+def test_every_sentence_has_its_translation_whatever_the_batches(data, model):
+    found = generated(data, model, "--batch-size", "1")
+    assert [row.split("\t")[0] for row in found] == [f"H-{n}" for n in range(len(names(data)))]
+    for options in (["--max-tokens", "60"], ["--batch-size", "4"]):
+        assert translations(generated(data, model, *options)) == translations(found)
+    # memory that begins anew gives other scores, and the first sentences' are the same
+    fresh = generated(data, model, "--model-overrides", "{'memory_recurrence': 0}")
+    documents = names(data)
+    begins = {n for n, name in enumerate(documents) if n == 0 or documents[n - 1] != name}
+    scores = [[float(row.split("\t")[1]) for row in rows] for rows in (found, fresh)]
+    same = {n for n, (a, b) in enumerate(zip(*scores, strict=True)) if abs(a - b) < 1e-6}
+    assert begins <= same and len(same) < len(found)
+
+
+def test_options_of_fairseq_generate(data, model):
+    rows = generated(data, model, "--score-reference")
+    lengths = [len(row.split("\t")[2].split()) + 1 for row in rows]
+    told = sum(-float(row.split("\t")[1]) * n for row, n in zip(rows, lengths, strict=True))
+    for batch in (1, 5):
+        assert abs(told / sum(lengths) * math.log(2) - loss(data, model, "test", batch)) < 1e-3
+    assert abs(loss(data, model, "test", 5, memory_recurrence=0) - loss(data, model, "test", 5)) > 0
+    for options in (
+        ["--prefix-size", "1"],
+        ["--path", f"{model}:{model}"],
+        ["--model-overrides", "{'memory_tokens': 2}"],
+        ["--model-overrides", "{'memory_tokens': 0}"],
+        ["--model-overrides", "{'memory_lesion': 'no-read', 'memory_lesion_scope': 'all'}"],
+        ["--print-alignment"],
+    ):
+        assert len(generated(data, model, *options)) == len(rows)
+    assert 0 < len(generated(data, model, "--num-shards", "2", "--shard-id", "1")) <= len(rows)
+
+
+def test_training_validates_through_documents(data, tmp_path):
+    trained = train(data, tmp_path, *DOCUMENTS, "--max-epoch", "1", "--batch-size-valid", "3")
+    told = torch.load(trained)["extra_state"]["val_loss"]  # to three places
+    assert abs(told - loss(data, trained, "valid", 7) / math.log(2)) < 2e-3
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(data, tmp_path):
+    """Interrupted within an epoch; the windows of every epoch are cut anew."""
+    each = [*DOCUMENTS, "--max-tokens", "300", "--save-interval-updates", "5"]
+    whole = train(data, tmp_path / "whole", *each, "--max-update", "9")
+    train(data, tmp_path / "parts", *each, "--max-update", "5")
+    parts = train(data, tmp_path / "parts", *each, "--max-update", "9")
+    one, other = torch.load(whole), torch.load(parts)
+    assert one["extra_state"]["train_iterator"] == other["extra_state"]["train_iterator"]
+    assert one["extra_state"]["train_iterator"]["epoch"] > 1
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+
+
+def test_two_processes_are_one(data, tmp_path):
+    """Two with half of the batches each, or one that takes two batches for an update."""
+    each = [*DOCUMENTS, "--max-epoch", "2", "--batch-size", "4", "--optimizer", "sgd"]
+    two = torch.load(train_on_two(data, tmp_path / "two", *each))
+    one = torch.load(train(data, tmp_path / "one", *each, "--update-freq", "2"))
+    updates = [state["optimizer_history"][-1]["num_updates"] for state in (one, two)]
+    assert updates[0] == updates[1] > 2
+    assert "encoder.carry.gate.weight" in one["model"]
+    for name, value in one["model"].items():
+        torch.testing.assert_close(value, two["model"][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [["transformer"], ["mem_transformer", "--memory-tokens", "3"]])
+def test_two_stages(data, tmp_path, caplog, options):
+    """Of a stock transformer, or of a model of sentences, a model of documents."""
+    arch, *options = options
+    shared = ["--share-all-embeddings", "--max-epoch", "1"]
+    first = train(data, tmp_path / "first", *shared, *options, arch=arch)
+    caplog.clear()
+    train(data, tmp_path / "second", *DOCUMENTS, "--max-epoch", "1", "--finetune-from-model", first)
+    said = caplog.text
+    assert said.count("gate of memory is freshly") == 1
+    assert said.count("has no encoder.memory:") == (arch == "transformer")
+
+
+def test_sentences_in_front_of_the_source(data, tmp_path):
+    """A stock model of two sentences; what it was trained with counts at inference."""
+    options = [*TASK, "--context-sentences", "1", "--window-sentences", "3", "--max-epoch", "1"]
+    checkpoint = train(data, tmp_path, *options, "--memory-tokens", "0")
+    output = generate(data, checkpoint, *TASK, "--max-len-b", "9")
+    sources = dict(re.findall(r"^S-(\d+)\t(.*)", output, re.MULTILINE))
+    lines = (data.parent / "test.de").read_text().splitlines()
+    documents = names(data)
+    for number, line in enumerate(lines):
+        goes_on = number > 0 and documents[number - 1] == documents[number]
+        assert sources[str(number)] == (f"{lines[number - 1]} {line}" if goes_on else line)
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--memory-recurrence", "3"], "give --task document_translation"),
+    ([*TASK, "--memory-recurrence", "3", "--window-sentences", "0"], "window_sentences is 0"),
+    ([*TASK, "--context-sentences", "-1"], "context_sentences is -1"),
+    ([*TASK, "--load-alignments"], "--load-alignments does not go with"),
+])  # fmt: skip
+def test_bad_options_end_in_one_clear_line(data, tmp_path, options, said):
+    with pytest.raises(UserError, match=said) as error:
+        train(data, tmp_path, "--max-update", "1", *options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_documents_file_that_does_not_fit(data, tmp_path):
+    copy = tmp_path / "bin"
+    shutil.copytree(data, copy)
+    (copy / "train.documents").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"train\.documents has 2 lines"):
+        train(copy, tmp_path / "model", *DOCUMENTS, "--max-update", "1")
+
+
+def test_an_ensemble_of_both_kinds_is_refused(data, model, tmp_path):
+    other = train(data, tmp_path, *TASK, "--memory-tokens", "0", "--share-all-embeddings",
+                  "--max-update", "1")  # fmt: skip
+    with pytest.raises(UserError, match="give models of one kind"):
+        generate(data, f"{model}:{other}", *TASK)
