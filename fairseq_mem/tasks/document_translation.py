@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from fairseq import utils
@@ -76,15 +77,12 @@ class DocumentTranslationTask(TranslationTask):
                 )
         self.recurrence = 0
         self.longest = cfg.max_source_positions
-        self._kinds: set[bool] = set()  # of the models, whether they have memory to hand on
-        self._remembered: dict[tuple[Any, str], Remembered] = {}
+        self.hands_on = False  # the model that was built last
+        # of the encoders in use, by the split's name
+        self._remembered: WeakKeyDictionary[Any, dict[str, Remembered]] = WeakKeyDictionary()
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build the model; a training's windows have as many sentences as it hands memory through.
-
-        Raises:
-            UserError: an ensemble of models that hand memory on and of such that do not.
-        """
+        """Build the model, whose recurrence says how many sentences a window has."""
         model = super().build_model(cfg, from_checkpoint)
         self.recurrence = getattr(cfg, "memory_recurrence", 0)
         if self.recurrence == 1:
@@ -93,12 +91,7 @@ class DocumentTranslationTask(TranslationTask):
                 "before it have written, so writing is not trained; give 2 or more for that"
             )
         self.longest = min(self.longest, model.max_positions()[0])
-        self._kinds.add(is_recurrent(model))
-        if len(self._kinds) > 1:
-            raise UserError(
-                "an ensemble has models that hand memory on and models that do not; give models of "
-                "one kind"
-            )
+        self.hands_on = is_recurrent(model)
         return model
 
     @property
@@ -125,10 +118,10 @@ class DocumentTranslationTask(TranslationTask):
         sentences = DocumentPairs(
             in_context(pairs, documents, context, self.longest), documents, split
         )
-        self._remembered = {key: kept for key, kept in self._remembered.items() if key[1] != split}
+        self._remembered.clear()
         if combine:
             self.datasets[split] = Windows(
-                sentences, self.window, self.cfg.seed, hand_on=self._kinds == {True}
+                sentences, self.window, self.cfg.seed, hand_on=self.hands_on
             )
         else:
             self.datasets[split] = sentences
@@ -184,12 +177,21 @@ class DocumentTranslationTask(TranslationTask):
         """The batch, each sentence of which begins with the memory that its document hands it.
 
         Sentences of no split (``build_dataset_for_inference``) begin with the trained memory.
+
+        Raises:
+            UserError: an ensemble of models that hand memory on and of such that do not.
         """
         split = sample.get("split")
         if split is None:
             return sample
+        kinds = {is_recurrent(model) for model in models}
+        if len(kinds) > 1:
+            raise UserError(
+                "an ensemble has models that hand memory on and models that do not; give models of "
+                "one kind"
+            )
         inputs = {name: value for name, value in sample["net_input"].items() if name != "steps"}
-        if self._kinds == {True}:
+        if kinds == {True}:
             inputs["memory"] = {
                 model.encoder: self.remembered(model, split).before(sample["id"])
                 for model in models
@@ -203,20 +205,20 @@ class DocumentTranslationTask(TranslationTask):
             model: one that hands memory on.
             split: a loaded one.
         """
-        key = model.encoder, split
-        if key not in self._remembered:
+        of_encoder = self._remembered.setdefault(model.encoder, {})
+        if split not in of_encoder:
             dataset = self.datasets[split]
             sentences = dataset.pairs if isinstance(dataset, Windows) else dataset
             training = model.encoder.training
             model.encoder.eval()
-            self._remembered[key] = remember(
+            of_encoder[split] = remember(
                 model.encoder,
                 sentences.dataset.src,
                 sentences.dataset.src_sizes,
                 sentences.documents,
             )
             model.encoder.train(training)
-        return self._remembered[key]
+        return of_encoder[split]
 
 
 def is_recurrent(model: Any) -> bool:

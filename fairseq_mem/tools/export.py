@@ -276,7 +276,7 @@ def _check_options(checkpoint: Path, state: dict[str, Any]) -> None:
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
     task, arch = kind(state)
-    if task != "translation":
+    if task not in ("translation", "document_translation"):
         raise _refused(checkpoint, [f"its task is {shown(task)}"])
     args = state["cfg"].model
     if ARCH_MODEL_NAME_REGISTRY.get(arch) not in ("transformer", "mem_transformer"):
@@ -289,7 +289,11 @@ def _check_options(checkpoint: Path, state: dict[str, Any]) -> None:
     update, lesion = option("memory_update", "shared"), option("memory_lesion", "none")
     activation = option("activation_fn", "relu")
     width = option("decoder_embed_dim")
+    context = getattr(state["cfg"].task, "context_sentences", None) or 0
+    recurrence = option("memory_recurrence", 0) if option("memory_tokens", 0) > 0 else 0
     reasons = {
+        f"--memory-recurrence {recurrence}, and CTranslate2 hands no memory on": recurrence > 0,
+        f"--context-sentences {context}": context > 0,
         f"--memory-update {update}": update != "shared",
         f"--memory-lesion {lesion}": lesion != "none",
         "--layernorm-embedding would normalise memory too": (
