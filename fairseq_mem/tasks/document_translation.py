@@ -163,17 +163,17 @@ class DocumentTranslationTask(TranslationTask):
 
     def valid_step(self, sample: Any, model: Any, criterion: Any, **kwargs: Any) -> Any:
         """Hook of fairseq's trainer."""
-        return super().valid_step(self._with_memory(sample, [model]), model, criterion, **kwargs)
+        return super().valid_step(self.with_memory(sample, [model]), model, criterion, **kwargs)
 
     def inference_step(
         self, generator: Any, models: Any, sample: Any, prefix_tokens: Any = None,
         constraints: Any = None,
     ) -> Any:  # fmt: skip
         """Hook of ``fairseq-generate``."""
-        sample = self._with_memory(sample, models)
+        sample = self.with_memory(sample, models)
         return super().inference_step(generator, models, sample, prefix_tokens, constraints)
 
-    def _with_memory(self, sample: dict[str, Any], models: Sequence[Any]) -> dict[str, Any]:
+    def with_memory(self, sample: dict[str, Any], models: Sequence[Any]) -> dict[str, Any]:
         """The batch, each sentence of which begins with the memory that its document hands it.
 
         Sentences of no split (``build_dataset_for_inference``) begin with the trained memory.
