@@ -30,6 +30,8 @@ sentence a line, line N of one the translation of line N of the other.
       --max-words N      drop training pairs with a longer side (default 250 words)
       --max-ratio R      drop training pairs of a greater length ratio (default 1.5)
       --dedup            drop training pairs that are equal to an earlier one
+      --documents        an empty line ends a document, in both languages (no sentence itself), for
+                         --task document_translation: FOLDER/SPLIT.documents
       --max-positions N  longest line that the model will take, with its end mark
                          (default 1024, as in fairseq); a longer line of the
                          validation or test text is an error
@@ -72,7 +74,7 @@ while [ $# -gt 0 ]; do
     option=$1
     case $option in
     -h | --help) usage && exit ;;
-    --separate | --no-normalize | --no-nfc | --remove-nonprinting | --dedup | --redo)
+    --separate | --no-normalize | --no-nfc | --remove-nonprinting | --dedup | --documents | --redo)
         flags+=("$option") && shift && continue ;;
     esac
     [ $# -ge 2 ] || fail "$option needs a value; see --help"

@@ -26,7 +26,8 @@ def add_prepare(commands: Any) -> None:
     for name in ("bpe", "max-words", "max-positions", "workers"):
         parser.add_argument(f"--{name}", type=positive, required=True)
     parser.add_argument("--min-words", type=count, required=True)
-    for name in ("separate", "no-normalize", "no-nfc", "remove-nonprinting", "dedup", "redo"):
+    switches = ("separate", "no-normalize", "no-nfc", "remove-nonprinting", "dedup", "documents")
+    for name in (*switches, "redo"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.set_defaults(run=run_prepare)
 
@@ -49,6 +50,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
             max_words=arguments.max_words,
             max_ratio=arguments.max_ratio,
             dedup=arguments.dedup,
+            documents=arguments.documents,
             max_positions=arguments.max_positions,
             workers=arguments.workers,
             redo=arguments.redo,

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 
 from .errors import TextError
-from .lines import line_chunks, opened
+from .lines import line_chunks, opened, text_chunks
 
 BLOCK_BYTES = 1 << 20
 INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the numbers, sentences
@@ -32,6 +32,41 @@ def check_pair(paths: Sequence[str], max_tokens: int | None = None) -> list[tupl
             f"unequal numbers of lines: {both}; line N of one must translate the other's"
         )
     return found
+
+
+def check_documents(paths: Sequence[str], some: bool) -> int:
+    """The number of documents of a raw parallel text, which empty lines end.
+
+    Args:
+        paths: of the source and of the target, with equally many lines.
+        some: whether there must be an empty line.
+
+    Raises:
+        TextError: a line is empty in one language alone, none is though there must be one, or there
+            is nothing but empty lines.
+    """
+    documents, blank, number, blanks = 0, True, 0, 0
+    with opened(paths[0]) as source, opened(paths[1]) as target:
+        for chunks in zip(text_chunks(source), text_chunks(target)):
+            for pair in zip(*chunks):
+                number += 1
+                empty = [not line.strip() for line in pair]
+                if empty[0] != empty[1]:
+                    path, other = paths if empty[0] else (paths[1], paths[0])
+                    raise TextError(
+                        f"{path}, line {number:,} is empty and that of {other} is not; with "
+                        "--documents an empty line ends a document, in both languages"
+                    )
+                documents += blank and not empty[0]
+                blank = empty[0]
+                blanks += blank
+    if documents == 0 or (some and blanks == 0):
+        raise TextError(
+            f"{paths[0]} has no empty line; with --documents one ends each document"
+            if documents
+            else f"{paths[0]} has nothing but empty lines; give a file with one sentence a line"
+        )
+    return documents
 
 
 def check_file(path: str, max_tokens: int | None) -> tuple[str, int]:

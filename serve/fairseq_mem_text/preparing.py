@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from .checks import check_pair, verify
+from .checks import check_documents, check_pair, verify
 from .errors import TextError
 from .progress import show
 from .stages import run_stage
@@ -55,6 +55,7 @@ class Request(NamedTuple):
     max_words: int
     max_ratio: str  # as it was written, for the settings
     dedup: bool
+    documents: bool
     max_positions: int
     workers: int
     redo: bool
@@ -105,12 +106,13 @@ def checked_settings(request: Request) -> tuple[list[str], int]:
         f"max-positions {request.max_positions}",
     ]
     # Only where they are not as before these options were there: older data stays valid.
-    if request.nfc:
-        lines.append("nfc yes")
-    if request.remove_nonprinting:
-        lines.append("nonprinting remove")
-    if request.dedup:
-        lines.append("dedup yes")
+    for line, holds in (
+        ("nfc yes", request.nfc),
+        ("nonprinting remove", request.remove_nonprinting),
+        ("dedup yes", request.dedup),
+        ("documents yes", request.documents),
+    ):
+        lines += [line] if holds else []
     tell("== Checking the text")
     pairs = {}
     for split, prefix in request.prefixes.items():
@@ -121,6 +123,8 @@ def checked_settings(request: Request) -> tuple[list[str], int]:
             lines.append(f"{split}.{language} {digest} {count}")
             pairs[split] = count
         tell(f"{split}: {pairs[split]} pairs")
+        if request.documents:
+            tell(f"{split}: {check_documents(paths, split == 'train')} documents")
     return lines, pairs["train"]
 
 
@@ -162,7 +166,7 @@ def is_complete(request: Request, settings: Sequence[str]) -> bool:
             f"{out} holds data of other options or text (see above); choose another --out, or "
             "replace it with --redo"
         )
-    ours = (partial / "lock").exists() or (partial / "settings.txt").exists()
+    ours = any((partial / name).exists() for name in ("lock", "settings.txt"))
     if not ours and out.is_dir() and holds_files(out):
         raise TextError(f"{out} holds files that preprocess.sh didn't make; choose another --out")
     return False
@@ -246,6 +250,7 @@ def tokenize_and_clean(request: Request) -> None:
             words += ["--no-normalize"] if not request.normalize else []
             words += ["--nfc"] if request.nfc else []
             words += ["--remove-nonprinting"] if request.remove_nonprinting else []
+            words += ["--documents"] if request.documents else []
             if split == "train":
                 words += ["--clean", "--min-words", str(request.min_words)]
                 words += ["--max-words", str(request.max_words), "--max-ratio", request.max_ratio]
@@ -289,13 +294,11 @@ def binarize(request: Request, pairs: int, lock: int) -> None:
     folder, log = request.partial / "bin", request.partial / "fairseq.log"
     command = ["fairseq-preprocess", "--source-lang", request.source]
     command += ["--target-lang", request.target, "--workers", str(min(parts, MOST_PARTS))]
-    if not request.separate:
-        command.append("--joined-dictionary")
+    command += [] if request.separate else ["--joined-dictionary"]
     for split in request.prefixes:
         command += [f"--{split}pref", str(request.text / f"{split}.bpe")]
     command += ["--destdir", str(folder)]
-    if folder.exists():
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     show(command)
     if run_logged(command, log, lock) != 0:
         last = log.read_text("utf-8", "replace").splitlines()[-5:]
@@ -309,6 +312,8 @@ def binarize(request: Request, pairs: int, lock: int) -> None:
         if re.search(r"\] Dictionary|tokens,", line):
             tell(line)
     for split in request.prefixes:
+        if request.documents:
+            shutil.copy(request.text / f"{split}.documents", folder)
         for language in request.languages:
             verify(
                 str(request.text / f"{split}.bpe.{language}"),

@@ -30,6 +30,7 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
         remove_nonprinting=arguments.remove_nonprinting,
         nfc=arguments.nfc,
         limits=limits if arguments.clean else None,
+        documents=arguments.documents,
         workers=arguments.workers,
     )
 
@@ -81,6 +82,9 @@ def build_parser() -> tuple[argparse.ArgumentParser, Any]:
     added.add_argument("--nfc", action="store_true", help="compose characters before")
     added.add_argument("--clean", action="store_true", help="drop pairs by length and ratio")
     added.add_argument("--dedup", action="store_true", help="with --clean: drop repeated pairs")
+    added.add_argument(
+        "--documents", action="store_true", help="empty lines end documents: OUTPUT.documents"
+    )
     added.add_argument("--min-words", type=count, default=1)
     added.add_argument("--max-words", type=positive, default=250)
     added.add_argument("--max-ratio", type=float, default=1.5)

@@ -61,18 +61,29 @@ PAIR_HASH_BYTES = 8  # of 4.5 million pairs, two are taken for one with a chance
 
 
 class Tokenized(NamedTuple):
-    """What a worker makes of a chunk: the kept lines, one hash for each pair, the dropped pairs."""
+    """What a worker makes of a chunk: the kept lines, one hash for each pair, the dropped pairs.
+
+    Where empty lines end documents, also how many of them stood in front of each kept pair, and
+    ``ENDED`` among the dropped.
+    """
 
     sources: list[bytes]
     targets: list[bytes]
     hashes: list[bytes]
+    documents: list[int]
     dropped: Counter[str]
 
 
-def tokenize_chunk(chunk: tuple[list[bytes], list[bytes], Limits | None]) -> Tokenized:
-    sources, targets, limits = chunk
-    made = Tokenized([], [], [], Counter())
+ENDED = "empty lines between documents"
+
+
+def tokenize_chunk(chunk: tuple[list[bytes], list[bytes], Limits | None, bool]) -> Tokenized:
+    sources, targets, limits, documents = chunk
+    made = Tokenized([], [], [], [], Counter())
     for pair in zip(sources, targets):
+        if documents and not any(line.strip() for line in pair):
+            made.dropped[ENDED] += 1
+            continue
         source, target = (
             tokenize_line(line.decode("utf-8")) for tokenize_line, line in zip(TOKENIZERS, pair)
         )
@@ -82,6 +93,7 @@ def tokenize_chunk(chunk: tuple[list[bytes], list[bytes], Limits | None]) -> Tok
             continue
         made.sources.append(f"{source}\n".encode())
         made.targets.append(f"{target}\n".encode())
+        made.documents.append(made.dropped[ENDED])
         if limits and limits.dedup:
             both = made.sources[-1] + made.targets[-1]
             made.hashes.append(hashlib.blake2b(both, digest_size=PAIR_HASH_BYTES).digest())
@@ -90,14 +102,17 @@ def tokenize_chunk(chunk: tuple[list[bytes], list[bytes], Limits | None]) -> Tok
 
 def without_repeated(made: Tokenized, seen: set[bytes]) -> Tokenized:
     """The pairs that are not in `seen`, to which they are added."""
-    kept = Tokenized([], [], [], made.dropped)
-    for source, target, digest in zip(made.sources, made.targets, made.hashes):
+    kept = Tokenized([], [], [], [], made.dropped)
+    for source, target, document, digest in zip(
+        made.sources, made.targets, made.documents, made.hashes
+    ):
         if digest in seen:
             kept.dropped["seen before"] += 1
         else:
             seen.add(digest)
             kept.sources.append(source)
             kept.targets.append(target)
+            kept.documents.append(document)
     return kept
 
 
@@ -111,9 +126,12 @@ def tokenize(
     remove_nonprinting: bool = False,
     nfc: bool = False,
     limits: Limits | None = None,
+    documents: bool = False,
     workers: int = 1,
 ) -> None:
     """Write OUTPUT.LANGUAGE for both languages, and what was kept and dropped as OUTPUT.counts.
+
+    With ``documents`` also OUTPUT.documents, the number of every kept pair's document.
 
     Args:
         sources_path: raw text, one sentence a line.
@@ -124,33 +142,38 @@ def tokenize(
         remove_nonprinting: and remove control characters.
         nfc: and compose characters first.
         limits: what to drop; None keeps every pair.
+        documents: a line that is empty in both languages ends a document, and is no pair.
         workers: processes.
 
     Raises:
         TextError: a file cannot be read or written, or no pair is left.
     """
     outputs = [f"{output}.{language}" for language in languages]
+    outputs += [f"{output}.documents"] if documents else []
     progress, dropped = Progress(os.path.basename(output)), Counter[str]()
     seen: set[bytes] = set()
     with (
         opened(sources_path) as source,
         opened(targets_path) as target,
-        written(*outputs, output + ".counts") as (source_out, target_out, counts_out),
+        written(*outputs, output + ".counts") as (source_out, target_out, *names_out, counts_out),
         worker_pool(
             workers, prepare_tokenizers, languages, normalize, remove_nonprinting, nfc
         ) as pool,
     ):
         chunks = (
-            (sources, targets, limits)
+            (sources, targets, limits, documents)
             for sources, targets in zip(text_chunks(source), text_chunks(target))
         )
         kept = 0
         for made in in_order(pool, tokenize_chunk, chunks, workers):
             read = len(made.sources) + made.dropped.total()
+            ended = dropped[ENDED] + 1
             if made.hashes:
                 made = without_repeated(made, seen)
             source_out.writelines(made.sources)
             target_out.writelines(made.targets)
+            for names in names_out:
+                names.writelines(b"%d\n" % (ended + number) for number in made.documents)
             dropped += made.dropped
             kept += len(made.sources)
             progress.add(read)
@@ -159,7 +182,8 @@ def tokenize(
                 f"{sources_path}: no pair is left of {progress.lines:,} "
                 f"({rule_counts(dropped)}); check that the lines match, or widen the limits"
             )
-        report = f"{progress.lines:,} pairs read, {kept:,} kept"
+        between = dropped.pop(ENDED, 0)
+        report = f"{progress.lines - between:,} pairs read, {kept:,} kept"
         if limits:
             report += f"; dropped: {rule_counts(dropped)}"
         counts_out.write(f"{report}\n".encode())
