@@ -51,6 +51,7 @@ def remember(
     sizes: np.ndarray,
     documents: Documents,
     most_tokens: int = MOST_TOKENS,
+    begins: Tensor | None = None,
 ) -> Remembered:
     """Read all documents of a split with an encoder that hands memory on.
 
@@ -62,13 +63,19 @@ def remember(
         sizes: of them, in tokens.
         documents: where they begin.
         most_tokens: read at once, with padding.
-    """  # fmt: skip
+        begins: m x C, what the first document begins with; None for the trained memory.
+    """
     like = next(encoder.parameters())
     fresh = encoder.first_memory(like.new_zeros(1, 1, encoder.memory.weight.size(1)))
     remembered = Remembered(fresh[:, 0], documents.sentences)
+    if begins is not None:
+        remembered.keep([0], begins.unsqueeze(1))
     longest = encoder.max_positions()
     for group in _side_by_side(np.asarray(sizes), documents, most_tokens):
         memory = fresh.expand(-1, len(group), -1)
+        if begins is not None:
+            first = torch.from_numpy(group == 0).view(1, -1, 1).to(fresh.device)
+            memory = torch.where(first, begins.unsqueeze(1).to(fresh), memory)
         for place in range(int(documents.lengths[group[0]]) - 1):
             group = group[documents.lengths[group] > place + 1]
             numbers = documents.starts[group] + place

@@ -39,6 +39,7 @@ class Batch(NamedTuple):
 
     sources: list[list[str]]  # tokens without the end mark, at least one
     max_tokens: int  # of a translation, without its end mark
+    indices: Sequence[int] = ()  # which of those they are that are translated together
 
 
 class Found(NamedTuple):
@@ -103,6 +104,11 @@ class Translator:
     ) -> None:
         self._engine, self._text, self._make_target_text = engine, text, target_text
         self._target_text: TextPipeline | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What searches for it."""
+        return self._engine
 
     @property
     def source_language(self) -> str:
@@ -333,7 +339,8 @@ class Translator:
     ) -> None:
         """Search for every group of sentences and put what comes out into ``found``."""
         batches = [
-            Batch([sources[i] for i in group], max(limits[i] for i in group)) for group in groups
+            Batch([sources[i] for i in group], max(limits[i] for i in group), group)
+            for group in groups
         ]
         results = self._engine.search(batches, beam, length_penalty)
         for group, result in zip(groups, results, strict=True):

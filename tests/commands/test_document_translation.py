@@ -11,6 +11,7 @@ from helpers.commands import hypotheses, run
 from helpers.in_process import generate, train, train_on_two
 
 from fairseq_mem import UserError
+from fairseq_mem.tools import cli, translate
 from fairseq_mem.tools.loading import load_translation_model
 
 pytestmark = pytest.mark.cli
@@ -197,3 +198,44 @@ def test_an_ensemble_of_both_kinds_is_refused(data, model, tmp_path):
                   "--max-update", "1")  # fmt: skip
     with pytest.raises(UserError, match="give models of one kind"):
         generate(data, f"{model}:{other}", *TASK)
+
+
+@pytest.mark.parametrize("lines", [1, 4, 1000])
+def test_raw_text_by_documents(data, model, tmp_path, monkeypatch, lines):
+    """Line by line, in chunks that cut documents, and all at once: as fairseq-generate."""
+    monkeypatch.setattr(translate, "CHUNK_LINES", lines)
+    found = translations(
+        hypotheses(
+            generate(data, model, *TASK, "--batch-size", "1", "--beam", "2", "--max-len-a", "1.2",
+                     "--max-len-b", "10")
+        )
+    )  # fmt: skip
+    text, expected = [""], [""]  # an empty line begins no document
+    documents, sources = names(data), (data.parent / "test.de").read_text().splitlines()
+    for number, line in enumerate(sources):
+        if number > 0 and documents[number - 1] != documents[number]:
+            text += ["", " "]
+            expected += ["", ""]
+        text.append(line)
+        expected.append(found[number][1])
+    (tmp_path / "text").write_text("\n".join(text) + "\n")
+    words = ["translate", str(model), "--data", str(data), "--documents", "--beam", "2",
+             "--input", str(tmp_path / "text"), "--output", str(tmp_path / "out")]  # fmt: skip
+    assert cli.main(words) == 0
+    assert (tmp_path / "out").read_text().splitlines() == expected
+
+
+def test_raw_text_without_documents(data, model, tmp_path, capsys):
+    """It is said that every line is a document; a model of sentences refuses --documents."""
+    (tmp_path / "text").write_text("1 2 3\n")
+    words = ["translate", str(model), "--data", str(data), "--input", str(tmp_path / "text")]
+    assert cli.main(words) == 0
+    assert "is a model of documents; without --documents" in capsys.readouterr().err
+    sentence = train(data, tmp_path, "--memory-tokens", "0", "--max-update", "1")
+    with pytest.raises(UserError, match="translates sentence by sentence; leave it out"):
+        cli.main(["translate", str(sentence), "--data", str(data), "--documents"])
+
+
+def test_export_is_refused(data, model, tmp_path):
+    with pytest.raises(UserError, match="--memory-recurrence 3, and CTranslate2 hands no memory"):
+        cli.main(["export", str(model), str(data), "--out", str(tmp_path / "exported")])

@@ -95,6 +95,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="at most A x source tokens (with the end mark) + B tokens (default 1.2)",
     )
     parser.add_argument("--max-len-b", type=finite, default=10.0, metavar="B", help="default 10")
+    parser.add_argument(
+        "--documents",
+        action="store_true",
+        help="an empty line (which stays) ends a document; memory is handed on within it, for "
+        "models of --task document_translation",
+    )
     parser.add_argument("--json", action="store_true", help="write JSON lines, see below")
     parser.add_argument(
         "--nbest", type=positive, default=1, metavar="N", help="translations a line, with --json"
@@ -178,6 +184,11 @@ def load(args: argparse.Namespace, interactive: bool) -> "Translator":
             f"{model} is a checkpoint, --engine ctranslate2 takes the folder that "
             "fairseq-mem export makes of it"
         )
+    if is_folder and getattr(args, "documents", False):
+        raise UserError(
+            f"--documents: {model} is an exported model, which translates sentence by sentence; "
+            "give a checkpoint of --task document_translation, or leave it out"
+        )
     if is_folder:
         for option in ("data", "tokenizer", "bpe_codes"):
             value = getattr(args, option)
@@ -230,6 +241,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
     import torch
     from fairseq_mem_serve import TextPipeline, Translator
 
+    from ..documents import context_of, hands_on
     from ..loading import load_translation_model
 
     if args.bpe_codes is not None and not Path(args.bpe_codes).is_file():
@@ -255,14 +267,23 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         of_target = settings_of(data, target, args.tokenizer, codes)
         return TextPipeline(target, source, **of_target._asdict())
 
-    return Translator(FairseqEngine(task, [model]), pipeline, target_text)
+    documents = getattr(args, "documents", False)  # `fairseq-mem score` has no such option
+    if not documents and (hands_on(model) or context_of(task)):
+        print(
+            f"fairseq-mem: {args.model} is a model of documents; without --documents "
+            "every line is a document of its own",
+            file=sys.stderr,
+        )
+    return Translator(FairseqEngine(task, [model], documents), pipeline, target_text)
 
 
 class FairseqEngine:
     """fairseq's own generator, for `fairseq_mem_serve.Translator`."""
 
-    def __init__(self, task: Any, models: list[Any]) -> None:
+    def __init__(self, task: Any, models: list[Any], documents: bool = False) -> None:
         from fairseq.utils import resolve_max_positions
+
+        from ..documents import DocumentReader
 
         self.task, self.models = task, models
         self.device = next(models[0].parameters()).device
@@ -270,6 +291,9 @@ class FairseqEngine:
         self.max_source_tokens = resolve_max_positions(*positions)[0]
         self.max_target_tokens = min(model.max_decoder_positions() for model in models)
         self.parallel = 1
+        self.reader = None
+        if documents:
+            self.reader = DocumentReader(task, models, self.max_source_tokens)
 
     def search(
         self, batches: Sequence["Batch"], beam: int, length_penalty: float
@@ -295,12 +319,17 @@ class FairseqEngine:
         from fairseq_mem_serve import Found
 
         words, target_words = self.task.source_dictionary, self.task.target_dictionary
-        sentences = [
-            torch.tensor([*map(words.index, source), words.eos()]) for source in batch.sources
-        ]
+        sentences = (
+            [torch.tensor([*map(words.index, source), words.eos()]) for source in batch.sources]
+            if self.reader is None
+            else [self.reader.sentence(index) for index in batch.indices]
+        )
         dataset = self.task.build_dataset_for_inference(sentences, [len(s) for s in sentences])
         sample = dataset.collater([dataset[index] for index in range(len(sentences))])
         sample = apply_to_sample(lambda tensor: tensor.to(self.device), sample)
+        if self.reader is not None and self.reader.encoders:
+            lines = [batch.indices[number] for number in sample["id"].tolist()]
+            sample["net_input"]["memory"] = self.reader.memory(lines)
         found: list[list[Found]] = [[] for _ in sentences]
         hypotheses = self.task.inference_step(generator, self.models, sample)
         for index, of_sentence in zip(sample["id"].tolist(), hypotheses, strict=True):

@@ -28,6 +28,7 @@ class Run:
         interactive: bool,
     ) -> None:
         self.translator, self.too_long = translator, too_long
+        self.reader = getattr(translator.engine, "reader", None)
         self.json = args.json
         self.options = {
             "beam": args.beam,
@@ -75,6 +76,8 @@ class Run:
                 self.progress.say(f"line {self.lines + index + 1}: {error}; it is left empty")
             texts.append(text)
             tokens.append(split)
+        if self.reader is not None:
+            self.reader.read(tokens, [not text.strip() for text in texts])
         first = self.lines + 1
         self.progress.add(sum(not split for split in tokens))
         try:
