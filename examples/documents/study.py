@@ -205,7 +205,8 @@ def report(folder: Path) -> str:
     with open(folder / "report.csv", "w", newline="") as file:
         csv.writer(file).writerows([["model", "seed", "distance", "right"], *rows])
     try:
-        draw(folder)
+        if rows:
+            draw(folder)
     except ImportError:
         print("no chart: matplotlib is not installed", file=sys.stderr)
     return table

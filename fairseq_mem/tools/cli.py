@@ -24,6 +24,7 @@ from ..errors import UserError
 
 COMMANDS: tuple[str, ...] = (
     "average",
+    "context",
     "export",
     "import-bert",
     "lesion",
