@@ -43,6 +43,8 @@ MODELS: dict[str, tuple[int, list[str]]] = {
         for k in (2, 4)
     },
 }
+for name in ("plain-4", "gate-4"):  # and with what stands in front of the window
+    MODELS[f"{name}-before"] = (4, [*MODELS[name][1], "--read-before", "8"])
 SENTENCES = 256
 
 

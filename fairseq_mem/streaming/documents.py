@@ -198,13 +198,17 @@ class Windows(FairseqDataset):
         size: K.
         seed: of the training.
         hand_on: whether the model hands memory on: its batches then say how.
+        before: so many sentences in front of each window come with it, to be read without gradient.
     """
 
     can_reuse_epoch_itr_across_epochs = False
 
-    def __init__(self, pairs: DocumentPairs, size: int, seed: int, hand_on: bool) -> None:
+    def __init__(
+        self, pairs: DocumentPairs, size: int, seed: int, hand_on: bool, before: int = 0
+    ) -> None:
         super().__init__()
         self.pairs, self.size_of_all, self.seed, self.hand_on = pairs, size, seed, hand_on
+        self.before = before if hand_on else 0
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
@@ -243,7 +247,25 @@ class Windows(FairseqDataset):
         batch = _reordered(batch, order)
         if self.hand_on:
             batch["net_input"]["steps"] = steps
+        if self.before > 0:
+            batch["before"] = self._in_front([window[0]["id"] for window in windows])
         return batch
+
+    def _in_front(self, starts: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """The sentences in front of some windows, the furthest first: which windows have one, and
+        their tokens (B x T).
+        """  # fmt: skip
+        source, padding = self.pairs.dataset.src, self.pairs.dataset.src_dict.pad()
+        found = []
+        for back in range(self.before, 0, -1):
+            having = [
+                row for row, start in enumerate(starts)
+                if start - back >= self.pairs.documents.first[start]
+            ]  # fmt: skip
+            if having:
+                rows = [source[starts[row] - back] for row in having]
+                found.append((torch.tensor(having), padded(rows, padding)))
+        return found
 
     def num_tokens(self, index: int) -> int:
         """With padding, as if the window were whole: a batch never has more than was asked for."""
@@ -308,6 +330,12 @@ class Windows(FairseqDataset):
     def prefetch(self, indices: Sequence[int]) -> None:
         """fairseq's hook."""
         self.pairs.prefetch([n for index in indices for n in range(*self.spans[index])])
+
+
+def padded(sentences: list[Tensor], padding: int) -> Tensor:
+    """B x T, padded on the right."""
+    rows = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=padding)
+    return rows.long()
 
 
 def _reordered(batch: dict[str, Any], order: Tensor) -> dict[str, Any]:

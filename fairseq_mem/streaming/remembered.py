@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .documents import Documents
+from .documents import Documents, padded
 
 MOST_TOKENS = 12_000  # read at once, with padding; fairseq-generate's default
 TEXT_COUNTS = 8  # a document of the shortest sentences counts as many tokens: no endless groups
@@ -83,20 +83,38 @@ def remember(
             fitting = torch.from_numpy(np.flatnonzero(sizes[numbers] <= longest))
             if len(fitting):
                 tokens = padded([source[n] for n in numbers[fitting.numpy()]], encoder.padding_idx)
-                fitting = fitting.to(like.device)
-                read = memory[:, fitting]
-                encoded = encoder(tokens.to(like.device), memory={encoder: read})
-                memory = memory.index_copy(
-                    1, fitting, encoder.hand_on(read, encoded["encoder_out"][0]).to(memory)
-                )
+                memory = _read_on(encoder, memory, fitting.to(like.device), tokens.to(like.device))
             remembered.keep((numbers + 1).tolist(), memory)
     return remembered
 
 
-def padded(sentences: list[Tensor], padding: int) -> Tensor:
-    """B x T, padded on the right."""
-    rows = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=padding)
-    return rows.long()
+def read_in_front(encoder: Any, windows: int, before: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """What memory begins as in windows of documents, when what is in front of them has been read.
+
+    Args:
+        encoder: it hands memory on.
+        windows: D.
+        before: steps of reading, each of which windows read, and what (B x T).
+
+    Returns:
+        m x D x C, with a gradient only where nothing is in front: there it is the trained memory.
+    """
+    like = encoder.memory.weight
+    fresh = encoder.first_memory(like.new_zeros(1, windows, like.size(1)))
+    memory = fresh.detach()
+    reading = torch.zeros(windows, dtype=torch.bool, device=like.device)
+    with torch.no_grad():
+        for rows, tokens in before:
+            memory = _read_on(encoder, memory, rows, tokens)
+            reading[rows] = True
+    return torch.where(reading.view(1, -1, 1), memory, fresh)
+
+
+def _read_on(encoder: Any, memory: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """Memory (m x D x C) when some of the documents have read a sentence more (B x T)."""
+    read = memory[:, rows]
+    encoded = encoder(tokens, memory={encoder: read})["encoder_out"][0]
+    return memory.index_copy(1, rows, encoder.hand_on(read, encoded).to(memory))
 
 
 def _side_by_side(

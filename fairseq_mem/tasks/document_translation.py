@@ -32,7 +32,7 @@ from ..streaming.documents import (
     WithContext,
     read_documents,
 )
-from ..streaming.remembered import Remembered, remember
+from ..streaming.remembered import Remembered, read_in_front, remember
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ class DocumentTranslationConfig(TranslationConfig):
         metadata={"help": "put N previous source sentences of the document in front of each, the "
                           "end mark between them (default: none; in evaluation as in training)"},
     )  # fmt: skip
+    read_before: int = field(
+        default=0,
+        metadata={"help": "in training, memory begins as what the N sentences in front of the "
+                          "window hand on, which are read without gradient (default: 0)"},
+    )  # fmt: skip
     seed: int = II("common.seed")
 
 
@@ -65,7 +70,11 @@ class DocumentTranslationTask(TranslationTask):
 
     def __init__(self, cfg: Any, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
-        for name, least in (("window_sentences", 1), ("context_sentences", 0)):
+        for name, least in (
+            ("window_sentences", 1),
+            ("context_sentences", 0),
+            ("read_before", 0),
+        ):
             value = getattr(cfg, name)
             if value is not None and value < least:
                 raise UserError(f"{name} is {value}; give a whole number of {least} or more")
@@ -121,7 +130,7 @@ class DocumentTranslationTask(TranslationTask):
         self._remembered.clear()
         if combine:
             self.datasets[split] = Windows(
-                sentences, self.window, self.cfg.seed, hand_on=self.hands_on
+                sentences, self.window, self.cfg.seed, self.hands_on, self.cfg.read_before
             )
         else:
             self.datasets[split] = sentences
@@ -156,10 +165,17 @@ class DocumentTranslationTask(TranslationTask):
             )
         return documents
 
-    def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Hook of fairseq's trainer: what was remembered is of another model now."""
+    def train_step(self, sample: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Hook of fairseq's trainer; what was remembered is of another model now."""
         self._remembered.clear()
-        return super().train_step(*args, **kwargs)
+        before = sample.get("before")
+        if before is not None:
+            model.train()
+            windows = sample["net_input"]["steps"][0]
+            begins = read_in_front(model.encoder, windows, before)
+            inputs = {**sample["net_input"], "memory": {model.encoder: begins}}
+            sample = {**sample, "net_input": inputs}
+        return super().train_step(sample, model, *args, **kwargs)
 
     def valid_step(self, sample: Any, model: Any, criterion: Any, **kwargs: Any) -> Any:
         """Hook of fairseq's trainer."""

@@ -16,9 +16,8 @@ from fairseq_mem.streaming.documents import (
     Documents,
     Windows,
     WithContext,
-    read_documents,
 )
-from fairseq_mem.streaming.remembered import remember
+from fairseq_mem.streaming.remembered import read_in_front, remember
 
 LENGTHS = [3, 1, 2, 5, 1, 2]  # sentences of the documents
 DOCUMENTS = Documents(LENGTHS)
@@ -355,30 +354,22 @@ def test_sentences_in_front(count):
     assert len(short[8]) == 8 and len(short[10]) == 8  # 4 + 4 of 4 + 4 + 3; 8 alone
 
 
-# ------------------------------------------------------------ the documents file
-
-
-def written(folder, text: str):
-    path = folder / "train.documents"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_the_documents_file(tmp_path):
-    path = written(tmp_path, "a\na\nb\nc d\r\nc d\n")
-    assert read_documents(path, 5).lengths.tolist() == [2, 1, 2]
-    none = read_documents(tmp_path / "valid.documents", 3)
-    assert none.lengths.tolist() == [1, 1, 1] and none.first.tolist() == [0, 1, 2]
-    assert read_documents(written(tmp_path, "x\n" * 4), 4).lengths.tolist() == [4]
-
-
-@pytest.mark.parametrize("text, said", [
-    ("a\na\n", "has 2 lines, and the split has 3 sentences"),
-    ("", "has 0 lines"),
-    ("a\n\nb\n", "line 2 is empty"),
-    ("a\nb\na\n", "line 3 takes up document 'a' again, which ended at line 1"),
-])  # fmt: skip
-def test_documents_files_that_do_not_fit(tmp_path, text, said):
-    with pytest.raises(UserError) as error:
-        read_documents(written(tmp_path, text), 3)
-    assert said in str(error.value) and "\n" not in str(error.value)
+def test_what_is_in_front_of_a_window_is_read_without_gradient():
+    """Memory begins as in one pass over the whole document; in a document's first window fresh."""
+    chosen = model()
+    data = Windows(pairs(), 3, 1, hand_on=True, before=99)
+    batch = data.collater([data[number] for number in range(len(data))])
+    begins = read_in_front(chosen.encoder, batch["net_input"]["steps"][0], batch["before"])
+    starts = batch["id"][: begins.size(1)]
+    expected = remember(chosen.encoder, SOURCE, np.array(SIDE), DOCUMENTS).before(starts)
+    torch.testing.assert_close(begins, expected, rtol=0, atol=1e-6)
+    inputs = {**batch["net_input"], "memory": {chosen.encoder: begins}}
+    alone = through_documents(chosen)
+    for number, out in scored(chosen, {**batch, "net_input": inputs}).items():
+        torch.testing.assert_close(out, alone[number], rtol=0, atol=1e-6)
+    fresh = torch.tensor([number in DOCUMENTS.starts for number in starts.tolist()])
+    weight = chosen.encoder.memory.weight
+    for row, first in enumerate(fresh):
+        (grad,) = torch.autograd.grad(begins[:, row].sum(), weight, retain_graph=True)
+        assert bool(grad.any()) == bool(first)
+    assert "before" not in Windows(pairs(), 3, 1, False, 2).collater([data[0]])
