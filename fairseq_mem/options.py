@@ -185,8 +185,9 @@ OPTIONS = (
         _choice(CARRIES),
         "gate",
         (TRANSLATION, TRANSFORMER_XL),
-        "with --memory-recurrence: memory is handed on through a gate (default), which weighs what "
-        "it was against what has been written, or as it was written (plain)",
+        "with --memory-recurrence: memory is handed on through a gate, which weighs what it was "
+        "against what has been written, or as it was written (plain); default: gate in "
+        "translation, plain in Transformer-XL",
     ),
     MemoryOption(
         "memory_init_std",

@@ -11,6 +11,7 @@ it recalls. A segment has 8 words and the cache 8 more, which two layers turn in
 words before the segment: what is further away can only come through memory. MODEL is
 
   recurrent   4 memory tokens, handed on from segment to segment (default)
+  gate        the same, through a gate
   memory      4 memory tokens, the trained ones in front of every segment
   xl          Transformer-XL
 
@@ -35,10 +36,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 model=${1:-recurrent}
 case $model in
     recurrent) memory=(--memory-tokens 4 --memory-recurrence 5) ;;
+    gate) memory=(--memory-tokens 4 --memory-recurrence 5 --memory-carry gate) ;;
     memory) memory=(--memory-tokens 4) ;;
     xl) memory=(--memory-tokens 0) ;;
     *)
-        echo "recall: no model '$model'; give recurrent, memory or xl" >&2
+        echo "recall: no model '$model'; give recurrent, gate, memory or xl" >&2
         exit 1
         ;;
 esac
@@ -63,7 +65,7 @@ fi
 # All models see the same words in an update: 32 rows of 5 segments of 8. Without recurrence a
 # batch is one segment, and an update takes 5 of them.
 update_freq=5
-[ "$model" != recurrent ] || update_freq=1
+[[ $model != recurrent && $model != gate ]] || update_freq=1
 
 train=(
     fairseq-train "$work/data-bin" --user-dir fairseq_mem --task streaming_language_modeling

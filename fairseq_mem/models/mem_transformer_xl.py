@@ -86,9 +86,7 @@ class MemTransformerXLModel(MemoryModel, FairseqLanguageModel):
         Raises:
             UserError: an option has a value that makes no sense, or the task gives no streams.
         """
-        # what an older checkpoint lacks; present values stay. It has no gate.
-        args.memory_carry = getattr(args, "memory_carry", "plain")
-        _base(args)
+        _base(args)  # what an older checkpoint lacks; present values stay
         check_options(args)
         note_dictionaries(args, task)
         if not getattr(task, "gives_streams", False):
@@ -202,7 +200,7 @@ def _base(args: Any) -> None:
         adaptive_softmax_factor=1.0, cache_length=150, clamp_distance=0,
     ).items():  # fmt: skip
         setattr(args, name, getattr(args, name, value))
-    set_memory_defaults(args, TRANSFORMER_XL)
+    set_memory_defaults(args, TRANSFORMER_XL, memory_carry="plain")
     args.activation_dropout = getattr(args, "activation_dropout", args.dropout)
     if getattr(args, "tokens_per_sample", None) is None:  # the task's option
         args.tokens_per_sample = 150

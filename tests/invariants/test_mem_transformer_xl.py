@@ -24,7 +24,7 @@ from fairseq_mem.streaming.state import StreamState
         dict(decoder_normalize_before=True),
         dict(memory_tokens=3),
         dict(memory_tokens=3, memory_recurrence=2),
-        dict(memory_tokens=3, memory_recurrence=2, memory_carry="plain"),
+        dict(memory_tokens=3, memory_recurrence=2, memory_carry="gate"),
         dict(memory_tokens=3, memory_recurrence=2, cache_length=0, decoder_normalize_before=True),
     ],
     ids=str,
@@ -205,6 +205,7 @@ def test_gradients_reach_back_exactly_k_segments(segments):
 @pytest.mark.parametrize("options", [
     dict(), dict(memory_tokens=3), dict(memory_tokens=3, memory_recurrence=2),
     dict(memory_tokens=3, memory_recurrence=1, decoder_normalize_before=True),
+    dict(memory_tokens=3, memory_recurrence=2, memory_carry="gate"),
     dict(memory_tokens=3, adaptive_softmax_cutoff="6,12"),
     dict(memory_tokens=3, adaptive_softmax_cutoff="6,12", adaptive_softmax_factor=2.0),
 ], ids=str)  # fmt: skip
@@ -237,11 +238,12 @@ PARTS = ("weight", "bias")
 
 def test_memory_adds_its_vectors_and_nothing_else():
     plain = dict(build().named_parameters())
-    handed_on = build(memory_tokens=3, memory_recurrence=2, memory_carry="plain")
+    handed_on = build(memory_tokens=3, memory_recurrence=2)
     memory = dict(handed_on.named_parameters())
     assert memory.keys() - plain.keys() == {"decoder.memory.weight"}
     assert memory["decoder.memory.weight"].shape == (3, 16)
-    gated = dict(build(memory_tokens=3, memory_recurrence=2).named_parameters())
+    gated = build(memory_tokens=3, memory_recurrence=2, memory_carry="gate")
+    gated = dict(gated.named_parameters())
     gate = {f"decoder.carry.gate.{name}": gated[f"decoder.carry.gate.{name}"] for name in PARTS}
     assert gated.keys() - memory.keys() == gate.keys()
     assert sum(parameter.numel() for parameter in gate.values()) == 2 * 16**2 + 16
