@@ -14,114 +14,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
-import re
 import shutil
 import signal
-import socket
 import sys
 import tarfile
-import time
-import urllib.error
-import urllib.request
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+from archives import TRAIN, VALID, Archive, check_known_names, overridden, read_checksums
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.fetching import BLOCK_BYTES, TIMEOUT_SECONDS, Source, fetch
+from fairseq_mem_text.fetching import BLOCK_BYTES, Source, fetch
 from fairseq_mem_text.files import cannot_write, written
 from fairseq_mem_text.lines import opened, text_chunks
 from fairseq_mem_text.progress import Progress, say
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from newstest2014 import TEST_LINES, fetch_test_set
 
 LANGUAGES = ("de", "en")
 ELSEWHERE = "set MIRROR to another server"
-
-
-class Archive(NamedTuple):
-    """Where an archive is, what it must be, and the text in it, without `.de` and `.en`."""
-
-    server: str
-    path: str
-    bytes: int
-    sha256: str
-    text: str
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-
-TRAIN = {
-    "europarl": Archive(
-        "http://www.statmt.org",
-        "wmt13/training-parallel-europarl-v7.tgz",
-        657_632_379,
-        "0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7",
-        "training/europarl-v7.de-en",
-    ),
-    "commoncrawl": Archive(
-        "http://www.statmt.org",
-        "wmt13/training-parallel-commoncrawl.tgz",
-        918_311_367,
-        "c7a74e2ea01ac6c920123108627e35278d4ccb5701e15428ffa34de86fa3a9e5",
-        "commoncrawl.de-en",
-    ),
-    "news": Archive(
-        "http://www.statmt.org",
-        "wmt14/training-parallel-nc-v9.tgz",
-        80_418_416,
-        "cb8953f292298e6877ae433c98912b927cb0766b303f4540512ddd286c748485",
-        "training/news-commentary-v9.de-en",
-    ),
-}
-VALID = Archive(
-    "http://data.statmt.org",
-    "wmt19/translation-task/dev.tgz",
-    38_654_961,
-    "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
-    "dev/newstest2013",
-)
-TEST_SET, TEST_ARCHIVE = "wmt14/full", "wmt14/test-full.tgz"  # as sacreBLEU calls them
-TEST_LINES = 3003
-
-
-# ---------------------------------------------------------------- what is asked
-
-
-def overridden(archive: Archive, checksums: dict[str, tuple[int, str]]) -> Archive:
-    size, digest = checksums.get(archive.name, (archive.bytes, archive.sha256))
-    return archive._replace(bytes=size, sha256=digest)
-
-
-def read_checksums() -> dict[str, tuple[int, str]]:
-    """Other sizes and sums than those of WMT's own files, from the file $CHECKSUMS."""
-    path = os.environ.get("CHECKSUMS")
-    if not path:
-        return {}
-    with opened(path) as file:
-        lines = file.read().decode().splitlines()
-    found = {}
-    for line in lines:
-        match = re.fullmatch(r"(\S+) (\d+) ([0-9a-f]+)", line)
-        if not match:
-            raise TextError(
-                f"{path}: {line!r} is not `NAME BYTES SUM`; mend it, or unset CHECKSUMS"
-            )
-        found[match[1]] = (int(match[2]), match[3])
-    return found
-
-
-def check_known_names(checksums: dict[str, tuple[int, str]]) -> None:
-    known = [archive.name for archive in (*TRAIN.values(), VALID)] + ["newstest2014"]
-    for name in checksums:
-        if name not in known:
-            raise TextError(f"CHECKSUMS: there is no file {name}; the names are {', '.join(known)}")
 
 
 # ---------------------------------------------------------------- manifests
@@ -255,79 +168,6 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise cannot_write(str(folder), error) from error
     return folder
-
-
-# ---------------------------------------------------------------- the test set
-
-
-def fetch_test_set(
-    folder: Path, mirror: str | None, lines: int, md5: str | None, retries: int
-) -> list[Path]:
-    """newstest2014, German and English, by sacreBLEU.
-
-    From its cache ($SACREBLEU, or ~/.sacrebleu) if it is there; otherwise it is fetched into
-    `folder`, as sacreBLEU takes a file that was cut short by an interruption for whole.
-    """
-    cache = Path(os.environ.get("SACREBLEU") or Path.home() / ".sacrebleu")
-    names = [f"{TEST_SET.replace('/', '_')}.de-en.{field}" for field in ("src", "ref")]
-    cached = [cache / TEST_SET / name for name in names]
-    if all(map(Path.exists, cached)):
-        if all(count_lines(path) == lines for path in cached):
-            say(f"newstest2014: in sacreBLEU's cache {cache}")
-            return cached
-        say(f"newstest2014: not whole in sacreBLEU's cache {cache}; fetching it")
-    os.environ["SACREBLEU"] = str(folder)  # sacreBLEU reads it when it is imported
-    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # sacreBLEU sets none
-    from sacrebleu.dataset import DATASETS
-
-    dataset = DATASETS[TEST_SET]
-    if mirror:
-        dataset.data = [f"{mirror}/{TEST_ARCHIVE}"]
-    if md5:
-        dataset.md5 = [md5]
-    url = dataset.data[0]
-    remedy = "set MIRROR to another server, or SACREBLEU to a folder where sacreBLEU has it"
-    for failures in range(1, retries + 2):
-        say(f"newstest2014: sacreBLEU fetches {url}")
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            dataset.get_files("de-en")
-            break
-        except SystemExit:
-            raise TextError(
-                f"{url} is not the file that sacreBLEU expects (see above); {remedy}"
-            ) from None
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                raise TextError(
-                    f"{url}: the server says {error.code} {error.reason}; {remedy}"
-                ) from None
-            problem = f"the server says {error.code} {error.reason}"
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-        ) as error:
-            problem = f"the connection broke ({getattr(error, 'reason', None) or error!r})"
-        except (tarfile.TarError, EOFError, zlib.error, FileNotFoundError) as error:
-            raise TextError(f"{url} is damaged ({error}); {remedy}") from None
-        except OSError as error:
-            raise cannot_write(str(error.filename or folder), error) from error
-        if failures > retries:
-            raise TextError(f"{url}: {problem}; run again to continue, or {remedy}")
-        say(f"{url}: {problem}; trying again")
-        time.sleep(min(2 ** (failures - 1), 60))
-    paths = [folder / TEST_SET / name for name in names]
-    for path in paths:
-        if (found := count_lines(path)) != lines:
-            raise TextError(f"{url} has {found:,} sentences, expected {lines:,}; {remedy}")
-    return paths
-
-
-def count_lines(path: Path) -> int:
-    with open(path, "rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
 # ---------------------------------------------------------------- put together

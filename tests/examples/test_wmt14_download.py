@@ -102,8 +102,8 @@ def test_server_that_says_nothing_more(world):
     """SacreBLEU's own download would wait for ever."""
     world.without_cache()
     world.mirror.stall_after[TEST] = 100
-    code = f"import sys; sys.path.insert(0, {str(RAW.parent)!r}); import wmt14; "
-    code += "wmt14.TIMEOUT_SECONDS = 2; wmt14.main()"
+    code = f"import sys; sys.path.insert(0, {str(RAW.parent)!r}); import newstest2014, wmt14; "
+    code += "newstest2014.TIMEOUT_SECONDS = 2; wmt14.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, str(world.work)], capture_output=True, text=True,
         timeout=HANGS, env={**world.environment, "RETRIES": "0"},

@@ -249,17 +249,21 @@ def test_help_names_every_option_and_variable():
     assert done.returncode == 0
     for option in re.findall(r"^ +(?:-h \| )?(--[a-z]+)\) ", PREPARE.read_text(), re.MULTILINE):
         assert option in done.stdout
-    for name in re.findall(r'environ\.get\("([A-Z]+)"', RAW.read_text()):
+    code = "".join(path.read_text() for path in RAW.parent.glob("*.py"))
+    names = set(re.findall(r'environ\.get\("([A-Z]+)"', code))
+    assert {"MIRROR", "CHECKSUMS", "SACREBLEU"} <= names
+    for name in names:
         assert f"  {name}=" in done.stdout
 
 
 def test_sums_are_those_of_wmt():
     """The README's table, the code and TensorFlow Datasets' records agree."""
-    code = RAW.read_text().replace("_", "")
+    archives = RAW.with_name("archives.py").read_text()
+    code = archives.replace("_", "")
     readme = (ROOT / "examples/wmt14_de_en/README.md").read_text()
     rows = re.findall(r"\| (\S+\.tgz) \| ([\d,]+) \| `([0-9a-f]{64})` \|", readme)
     assert len(rows) == 4
     for name, size, sha256 in rows:
-        assert name.split("/")[-1] in code.replace("\n", "") or name in RAW.read_text()
+        assert name.split("/")[-1] in code.replace("\n", "") or name in archives
         assert size.replace(",", "") in code
         assert sha256 in code
