@@ -3,8 +3,9 @@
 from fairseq_mem_text.pipeline import TextPipeline, TooLong
 from fairseq_mem_text.version import __version__
 
-from .engine import load_translator
-from .translator import Batch, Engine, Found, Hypothesis, NotText, TokenScore, Translator
+from .loading import load_translator
+from .protocol import Batch, Engine, Found, Hypothesis, TokenScore
+from .translator import NotText, Translator
 
 __all__ = [
     "Batch",

@@ -1,102 +1,18 @@
 """The search in a folder that `fairseq-mem export` wrote, by CTranslate2."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ctranslate2
-from fairseq_mem_text.pipeline import TextPipeline
 
-from .folder import REMEDY, check_files, read_description, read_vocabulary
-from .translator import END, PADDING, Batch, Found, Translator
+from .protocol import END, PADDING, Batch, Found
 
 UNKNOWN = "<unk>"
 MOST_SCORED = 1024  # tokens at a time
 DIGITS = 30  # of a power of a length; a float32 holds 38, and the log-probability needs some
 IMPOSSIBLE = -1e9  # CTranslate2's log-probability of what it does not follow is -1e10
 MOST_OF_ALL = 0.5  # a probability; one minus it is exact
-
-
-def load_translator(
-    folder: str | os.PathLike[str],
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    inter_threads: int = 1,
-    compute_type: str = "default",
-) -> Translator:
-    """Load an exported model.
-
-    Args:
-        folder: what `fairseq-mem export` wrote.
-        device: "cpu", "cuda" or "auto".
-        threads: of the CPU, for each batch; None leaves the choice to CTranslate2.
-        inter_threads: batches that are searched at the same time, on a CPU.
-        compute_type: CTranslate2's; "default" is the quantization that was exported.
-
-    Raises:
-        FileNotFoundError: ``folder`` holds no exported model.
-        ValueError: the model is of another format, or damaged, or cannot run as asked for.
-    """
-    folder = Path(folder)
-    description = read_description(folder)
-    check_files(folder, description)
-    vocabularies = [read_vocabulary(folder, side) for side in ("source", "target")]
-    try:
-        model = ctranslate2.Translator(
-            str(folder),
-            device=device,
-            compute_type=description.get("compute_type", "default")
-            if compute_type == "default"
-            else compute_type,
-            inter_threads=inter_threads,
-            intra_threads=threads or 0,
-        )
-    # from C++, whose exceptions become these
-    except (RuntimeError, ValueError, IndexError, OverflowError, MemoryError) as error:
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"CTranslate2 cannot load {folder}: {what}") from error
-    engine = CTranslate2Engine(
-        model,
-        source_prefix=description["source_prefix"],
-        target_prefix=description["target_prefix"],
-        start_token=description.get("decoder_start_token", END),
-        text_end=description.get("text_end"),
-        vocabularies=vocabularies,
-        max_source_tokens=description["max_source_tokens"],
-        max_target_tokens=description["max_target_tokens"],
-        parallel=model.num_translators,
-    )
-    text = TextPipeline(
-        description["source_language"],
-        description["target_language"],
-        codes=folder / "code" if description["bpe"] else None,
-        tokenizer=description["tokenizer"],
-        normalize=description.get("normalize", True),
-        remove_nonprinting=description.get("remove_nonprinting", False),
-        nfc=description.get("nfc", False),
-    )
-    try:
-        text.split("ab")
-    except (NotImplementedError, ZeroDivisionError):  # codes of a later version; of nothing
-        raise ValueError(f"{folder / 'code'} holds no BPE merges that we know; {REMEDY}") from None
-
-    def target_text() -> TextPipeline:
-        # older exports tell nothing of the target's merges: nearly always they are the source's
-        codes = description.get("target_code", "code" if description["bpe"] else None)
-        return TextPipeline(
-            description["target_language"],
-            description["source_language"],
-            codes=codes and folder / codes,
-            tokenizer=description["tokenizer"],
-            normalize=description.get("normalize", True),
-            remove_nonprinting=description.get("remove_nonprinting", False),
-            nfc=description.get("nfc", False),
-        )
-
-    return Translator(engine, text, target_text)
 
 
 class CTranslate2Engine:
@@ -157,20 +73,20 @@ class CTranslate2Engine:
     def search(
         self, batches: Sequence[Batch], beam: int, length_penalty: float
     ) -> Iterator[list[list[Found]]]:
-        """See :class:`~fairseq_mem_serve.translator.Engine`."""
+        """See :class:`~fairseq_mem_serve.protocol.Engine`."""
         # All are queued at once, for `inter_threads` to work on.
-        queued = [self._start(batch, _How(beam)) for batch in batches]
+        queued = [self._start(batch, _SearchOptions(beam)) for batch in batches]
         for batch, (results, corrections) in zip(batches, queued, strict=True):
             found = self._read(results, corrections, self._exponent(batch))
             odd = {index for index, of_sentence in enumerate(found) if self._is_odd(of_sentence)}
-            self._redo(found, batch, odd, _How(beam, forbid=True))
+            self._redo(found, batch, odd, _SearchOptions(beam, forbid=True))
             cut = {
                 index for index, of_sentence in enumerate(found) if any(map(is_cut, of_sentence))
             }
             if beam > 1:
-                self._redo(found, batch, cut - odd, _How(beam, exhaust=True))
+                self._redo(found, batch, cut - odd, _SearchOptions(beam, exhaust=True))
                 odd |= {index for index in cut if self._is_odd(found[index])}
-                self._redo(found, batch, cut & odd, _How(beam, forbid=True, exhaust=True))
+                self._redo(found, batch, cut & odd, _SearchOptions(beam, forbid=True, exhaust=True))
             inexact = {
                 index
                 for index, of_sentence in enumerate(found)
@@ -178,18 +94,22 @@ class CTranslate2Engine:
             }
             self._rescore(found, batch, inexact)
             for index in cut:
-                self._complete(found, batch, index, _How(beam, forbid=index in odd, exhaust=True))
+                self._complete(
+                    found, batch, index, _SearchOptions(beam, forbid=index in odd, exhaust=True)
+                )
             yield self._with_end(batch, found, beam)
 
     def score(
         self, sources: Sequence[list[str]], targets: Sequence[list[str]]
     ) -> list[list[float]]:
-        """See :class:`~fairseq_mem_serve.translator.Engine`."""
+        """See :class:`~fairseq_mem_serve.protocol.Engine`."""
         renamed = [[self._renamed_target.get(t, t) for t in target] for target in targets]
         forced = len(self._target_prefix)
         return [log_probs[forced:] for log_probs in self._score(list(sources), renamed)]
 
-    def _complete(self, found: list[list[Found]], batch: Batch, index: int, how: "_How") -> None:
+    def _complete(
+        self, found: list[list[Found]], batch: Batch, index: int, options: "_SearchOptions"
+    ) -> None:
         """Replace a sentence's hypotheses that are cut off by all that fairseq has there.
 
         In the last step CTranslate2 gives a place in the beam to each hypothesis that ends, fairseq
@@ -198,20 +118,20 @@ class CTranslate2Engine:
         """
         ended = [f for f in found[index] if not is_cut(f)]
         ends = {len(f.tokens) for f in ended}
-        if len(ended) >= how.beam or batch.max_tokens not in ends:
+        if len(ended) >= options.beam or batch.max_tokens not in ends:
             return
         begin = max(length for length in range(batch.max_tokens) if length not in ends)
         beam = [Found([], 0.0)]
         source = batch.sources[index]
         if begin:
             shorter, before = Batch([source], begin), [beam]
-            self._redo(before, shorter, {0}, how)
+            self._redo(before, shorter, {0}, options)
             self._rescore(before, shorter, {0})
             beam = [f for f in before[0] if is_cut(f)]
             if not beam:  # rounding went another way than before
                 return
         for _ in range(begin, batch.max_tokens):
-            beam = self._step(source, beam, how.beam)
+            beam = self._step(source, beam, options.beam)
         found[index] = ended + beam
 
     def _step(self, source: list[str], beam: list[Found], size: int) -> list[Found]:
@@ -242,13 +162,15 @@ class CTranslate2Engine:
         candidates.sort(key=lambda f: -f.log_prob)
         return [f for f in candidates[:wide] if is_cut(f)][:size]
 
-    def _redo(self, found: list[list[Found]], batch: Batch, indices: set[int], how: "_How") -> None:
+    def _redo(
+        self, found: list[list[Found]], batch: Batch, indices: set[int], options: "_SearchOptions"
+    ) -> None:
         """Search for some sentences of a batch once more, in another way."""
         if not indices:
             return
         order = sorted(indices)
         again = Batch([batch.sources[index] for index in order], batch.max_tokens)
-        results = self._read(*self._start(again, how), self._exponent(batch))
+        results = self._read(*self._start(again, options), self._exponent(batch))
         for index, of_sentence in zip(order, results, strict=True):
             found[index] = of_sentence
 
@@ -294,7 +216,7 @@ class CTranslate2Engine:
         longest = len(self._target_prefix) + batch.max_tokens
         return int(DIGITS / math.log10(longest + 1))
 
-    def _start(self, batch: Batch, how: "_How") -> tuple[list[Any], list[Any]]:
+    def _start(self, batch: Batch, options: "_SearchOptions") -> tuple[list[Any], list[Any]]:
         """Queue a batch: the searches; and, where needed, the first step's end mark's scores."""
         forced = len(self._target_prefix)
         sources = self._prefixed(batch.sources)
@@ -306,18 +228,18 @@ class CTranslate2Engine:
         searches = self._model.translate_batch(
             sources,
             target_prefix=prefixes if forced else None,
-            beam_size=how.beam,
-            num_hypotheses=how.beam * how.patience(batch),
-            patience=how.patience(batch),
+            beam_size=options.beam,
+            num_hypotheses=options.beam * options.patience(batch),
+            patience=options.patience(batch),
             length_penalty=-self._exponent(batch),
             # CTranslate2 counts the forced tokens, and just stops at the last step, where fairseq
             # has the end mark follow: see _with_end.
             max_decoding_length=forced + batch.max_tokens,
-            min_decoding_length=forced + 1 if forced or how.forbid else 0,
+            min_decoding_length=forced + 1 if forced or options.forbid else 0,
             max_input_length=0,
             return_scores=True,
             return_end_token=True,
-            suppress_sequences=[[token] for token in self._padding] if how.forbid else None,
+            suppress_sequences=[[token] for token in self._padding] if options.forbid else None,
             asynchronous=True,
         )
         if not forced:
@@ -388,7 +310,7 @@ class CTranslate2Engine:
         return kept
 
 
-class _How(NamedTuple):
+class _SearchOptions(NamedTuple):
     """A way to search.
 
     Attributes:

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 
-from ..translator import Hypothesis, Translator, cost_of
+from ..protocol import Hypothesis
+from ..translator import Translator, cost_of
 from .metrics import Metrics
 
 LEAST_SHARE = 500  # tokens; smaller batches are not made for the sake of a thread that is idle

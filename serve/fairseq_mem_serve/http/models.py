@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine import load_translator
+from ..loading import load_translator
 from ..translator import Translator
 from .languages import NAMES
 from .metrics import Metrics

@@ -11,7 +11,7 @@ from typing import Any
 
 from fairseq_mem_text.pipeline import TooLong
 
-from ..translator import Hypothesis
+from ..protocol import Hypothesis
 from .batching import Batcher, Job
 from .interface import Request, read_request
 from .metrics import Metrics
