@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from .checks import check_documents, check_pair, verify
 from .errors import TextError
-from .progress import show
+from .progress import announce, show
 from .stages import run_stage
 
 MOST_PARTS = 64  # as many processes of fairseq's at a time, of some 60 MB each
@@ -113,7 +113,7 @@ def checked_settings(request: Request) -> tuple[list[str], int]:
         ("documents yes", request.documents),
     ):
         lines += [line] if holds else []
-    tell("== Checking the text")
+    announce("== Checking the text")
     pairs = {}
     for split, prefix in request.prefixes.items():
         paths = [f"{prefix}.{language}" for language in request.languages]
@@ -122,9 +122,9 @@ def checked_settings(request: Request) -> tuple[list[str], int]:
         ):
             lines.append(f"{split}.{language} {digest} {count}")
             pairs[split] = count
-        tell(f"{split}: {pairs[split]} pairs")
+        announce(f"{split}: {pairs[split]} pairs")
         if request.documents:
-            tell(f"{split}: {check_documents(paths, split == 'train')} documents")
+            announce(f"{split}: {check_documents(paths, split == 'train')} documents")
     return lines, pairs["train"]
 
 
@@ -153,15 +153,15 @@ def is_complete(request: Request, settings: Sequence[str]) -> bool:
             return False
         changes = changed(out / "settings.txt", settings)
         if not changes:
-            tell(f"{out} is complete: nothing to do")
+            announce(f"{out} is complete: nothing to do")
             return True
         if changes == ["  asked for nfc yes"]:
-            tell(
+            announce(
                 f"{out} is complete, made before characters were composed (NFC): nothing to do, "
                 "or --redo"
             )
             return True
-        tell("\n".join(changes))
+        announce("\n".join(changes))
         raise TextError(
             f"{out} holds data of other options or text (see above); choose another --out, or "
             "replace it with --redo"
@@ -216,10 +216,10 @@ def begin_or_continue(request: Request, settings: Sequence[str]) -> None:
     if (partial / "settings.txt").exists():
         changes = changed(partial / "settings.txt", settings)
         if not changes:
-            tell("Continuing an unfinished run")
+            announce("Continuing an unfinished run")
             return
-        tell("\n".join(changes))
-        tell("An unfinished run with other options or text (see above) is discarded")
+        announce("\n".join(changes))
+        announce("An unfinished run with other options or text (see above) is discarded")
         (partial / "settings.txt").unlink()
     for path in partial.iterdir():
         if path.name != "lock":
@@ -257,7 +257,7 @@ def tokenize_and_clean(request: Request) -> None:
                 words += ["--dedup"] if request.dedup else []
             raw = [f"{prefix}.{language}" for language in request.languages]
             run_stage([*words, *raw, request.text / split])
-        tell(f"{split}: {counts.read_text('utf-8').rstrip()}")
+        announce(f"{split}: {counts.read_text('utf-8').rstrip()}")
 
 
 def segment(request: Request) -> None:
@@ -310,7 +310,7 @@ def binarize(request: Request, pairs: int, lock: int) -> None:
         )
     for line in (folder / "preprocess.log").read_text("utf-8").splitlines():
         if re.search(r"\] Dictionary|tokens,", line):
-            tell(line)
+            announce(line)
     for split in request.prefixes:
         if request.documents:
             shutil.copy(request.text / f"{split}.documents", folder)
@@ -368,15 +368,15 @@ def prepare(request: Request) -> None:
     with locked(request.partial) as lock:
         begin_or_continue(request, settings)
         if not (request.partial / "complete").exists():
-            tell("== Tokenising")
+            announce("== Tokenising")
             tokenize_and_clean(request)
-            tell("== BPE")
+            announce("== BPE")
             segment(request)
-            tell("== Binarising")
+            announce("== Binarising")
             binarize(request, pairs, lock)
             (request.partial / "complete").touch()
         put_into_place(request)
-    tell(f"== {request.out} is complete")
+    announce(f"== {request.out} is complete")
 
 
 # ---------------------------------------------------------------- helpers
@@ -385,11 +385,6 @@ def prepare(request: Request) -> None:
 def yes_or_no(value: bool) -> str:
     """How the settings write it."""
     return "yes" if value else "no"
-
-
-def tell(message: str) -> None:
-    """Print a line to standard output, at once."""
-    print(message, flush=True)
 
 
 def remove(path: Path) -> None:

@@ -39,9 +39,14 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def announce(message: str) -> None:
+    """Print a line to standard output, at once."""
+    print(message, flush=True)
+
+
 def show(command: Sequence[str]) -> None:
     """Print a command so that it can be copied."""
-    print(f"+ {quoted(command)}", flush=True)
+    announce(f"+ {quoted(command)}")
 
 
 def quoted(command: Sequence[str]) -> str:
