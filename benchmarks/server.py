@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == ROOT / "benchmarks":
     sys.path[0] = str(ROOT)
 
+from fairseq_mem_text.arguments import positive  # noqa: E402
+
 from benchmarks import serving  # noqa: E402
 from benchmarks.measure import machine  # noqa: E402
 
@@ -147,11 +149,15 @@ def main() -> None:
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="made by fairseq-mem export")
     parser.add_argument("text", metavar="FILE", type=Path, help="raw text, a sentence a line")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64], metavar="N")
-    parser.add_argument("--lines", type=int, default=1000, metavar="N", help="of FILE (1000)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3")
+    parser.add_argument("--clients", type=positive, nargs="+", default=[1, 8, 64], metavar="N")
+    parser.add_argument("--lines", type=positive, default=1000, metavar="N", help="of FILE (1000)")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="default 3")
     parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="of all ways"
+        "--threads",
+        type=positive,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="of all ways",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all samples as JSON")
     args = parser.parse_args()

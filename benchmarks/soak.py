@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == ROOT / "benchmarks":
     sys.path[:1] = [str(ROOT), str(ROOT / "serve")]
 
+from fairseq_mem_text.arguments import positive  # noqa: E402
+
 from benchmarks import serving  # noqa: E402
 
 POOL = 300  # different sentences
@@ -146,10 +148,10 @@ def main() -> int:
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="made by fairseq-mem export")
     parser.add_argument("text", metavar="FILE", type=Path, help="raw text, a sentence a line")
-    parser.add_argument("--requests", type=int, default=20_000, metavar="N")
-    parser.add_argument("--clients", type=int, default=32, metavar="N")
-    parser.add_argument("--seconds", type=int, default=3600, metavar="S", help="at most")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the server")
+    parser.add_argument("--requests", type=positive, default=20_000, metavar="N")
+    parser.add_argument("--clients", type=positive, default=32, metavar="N")
+    parser.add_argument("--seconds", type=positive, default=3600, metavar="S", help="at most")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="of the server")
     args = parser.parse_args()
 
     from fairseq_mem_serve import load_translator
