@@ -53,7 +53,7 @@ class _Model(nn.Module):
         return torch.log_softmax(net_output[0].float(), dim=-1)
 
     def get_targets(self, sample: Any, net_output: Any) -> Tensor:
-        """B x T."""
+        """The words to predict, B x T."""
         return sample["target"]
 
 
@@ -137,7 +137,7 @@ def add_options(parser: Any) -> None:
 
 
 def run(options: Namespace, report: Report) -> None:
-    """Two tables."""
+    """Measure, and add both tables to the report."""
     half = {"fp16": torch.half, "bf16": torch.bfloat16}.get(options.dtype, torch.half)
     tokens = 64 if options.quick else TOKENS
     lines = [["vocabulary", "precision", *(f"{name}, MiB" for name in CRITERIA), "ratio"]]

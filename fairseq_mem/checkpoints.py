@@ -149,18 +149,18 @@ def check_options(path: Path, state: dict[str, Any]) -> None:
     from fairseq.registry import REGISTRIES
 
     for name, text, _, _ in _strings(state):
-        told = f"{path} has {name} {shown(text)}, "
+        found = f"{path} has {name} {shown(text)}, "
         if name in OPTIONS and text:
             try:
                 literal(text)
             except ValueError:
                 raise UserError(
-                    f"{told}which fairseq evaluates and which is no literal; do not use it"
+                    f"{found}which fairseq evaluates and which is no literal; do not use it"
                 ) from None
         if "${" in REFERENCE.sub("", text):
-            raise UserError(f"{told}which asks for more than another option; do not use it")
+            raise UserError(f"{found}which asks for more than another option; do not use it")
         if name in REGISTRIES and ("/" in text or "\\" in text or ".." in text):
-            raise UserError(f"{told}a path where a name belongs; do not use it")
+            raise UserError(f"{found}a path where a name belongs; do not use it")
 
 
 def forget_side_effects(state: dict[str, Any]) -> None:

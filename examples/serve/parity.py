@@ -32,7 +32,7 @@ INT8_SIZE = 0.30  # of the float32 model file
 
 
 class Translation(NamedTuple):
-    """Of one sentence."""
+    """What a system made of one sentence."""
 
     text: str
     score: float  # natural logarithm

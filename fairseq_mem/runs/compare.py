@@ -14,7 +14,7 @@ ROUNDING = 0.06  # of a score that was written down with one digit behind the po
 
 @dataclass
 class Row:
-    """One model in one metric."""
+    """What one model reached in one metric, with every seed."""
 
     model: str
     label: str
@@ -24,7 +24,7 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return fmean(self.values.values())
 
     @property
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Table:
-    """One metric of one group."""
+    """All models of a group in one metric, the baseline first."""
 
     group: Group
     metric: str

@@ -46,7 +46,7 @@ class LanguageModel:
         return {name: command for name, command in self.commands.items() if name != "train"}
 
     def shown_commands(self, folder: Path) -> list[list[str]]:
-        """What would be run."""
+        """The commands of what is missing, to be shown instead of run (``DRY_RUN=1``)."""
         train = self.commands["train"]
         if not (folder / "model.pt").exists():
             train = training.training_command(train, folder)

@@ -29,7 +29,7 @@ class SignificanceTest:
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric beside its value."""
+    """How a metric is called, printed, charted and tested."""
 
     name: str
     better: Literal["higher", "lower"] | None = None  # None: as the result says

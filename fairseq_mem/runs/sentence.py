@@ -44,7 +44,7 @@ class Sentence:
     keep_model: bool = True
 
     def shown_commands(self, folder: Path) -> list[list[str]]:
-        """What would be run."""
+        """The commands of what is missing, to be shown instead of run (``DRY_RUN=1``)."""
         train = self.commands["train"]
         if not (folder / "model.pt").exists():
             train = training.training_command(train, folder)

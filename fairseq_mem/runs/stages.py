@@ -162,7 +162,7 @@ class Follower:
         return [line.decode("utf-8", "replace") for line in lines]
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the file; no more lines come."""
         self.file.close()
 
 

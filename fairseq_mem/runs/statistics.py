@@ -157,7 +157,7 @@ def _class_numbers(columns: Sequence[Sequence[str]]) -> list[np.ndarray]:
 
 
 def _is_positive(columns: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """Where the class is 1."""
+    """Columns of booleans, True where the class is 1: what F1 counts."""
     return [np.array([name == "1" for name in column]) for column in columns]
 
 
@@ -178,7 +178,7 @@ def _f1(predicted: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _matthews(predicted: np.ndarray, expected: np.ndarray) -> float:
-    """Of two classes or more (Gorodkin 2004); 0 where all are predicted to be of one class."""
+    """Matthews' correlation of two or more classes (Gorodkin 2004); 0 if only one is predicted."""
     classes = 1 + max(predicted.max(), expected.max())
     confusion = np.bincount(expected * classes + predicted, minlength=classes**2)
     confusion = confusion.reshape(classes, classes).astype(float)
@@ -188,7 +188,7 @@ def _matthews(predicted: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _pearson(predicted: np.ndarray, expected: np.ndarray) -> float:
-    """0 where one of them does not vary."""
+    """Pearson's correlation; 0 where one of the two does not vary."""
     predicted, expected = predicted - predicted.mean(), expected - expected.mean()
     spread = np.sqrt((predicted @ predicted) * (expected @ expected))
     return float(predicted @ expected / spread) if spread else 0.0

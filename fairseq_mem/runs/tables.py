@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def cell(text: object) -> str:
-    """Text that breaks no table."""
+    """A value as text for a cell: in one line, with its ``|`` escaped."""
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
@@ -16,6 +16,6 @@ def markdown(head: list[str], rows: Iterable[Iterable[object]], left: int = 1) -
 
 
 def signed(value: float, digits: int) -> str:
-    """A difference, with its sign."""
+    """A difference with its sign and so many digits, minus as a minus sign."""
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−")

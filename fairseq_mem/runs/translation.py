@@ -49,7 +49,7 @@ class Translation:
     average: int = 1
 
     def shown_commands(self, folder: Path) -> list[list[str]]:
-        """What would be run."""
+        """The commands of what is missing, to be shown instead of run (``DRY_RUN=1``)."""
         shown = dict(self.commands)
         if not (folder / "model.pt").exists():
             shown["train"] = training.training_command(shown["train"], folder)

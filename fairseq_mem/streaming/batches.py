@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
     @property
     def all(self) -> int:
-        """R."""
+        """How many rows the text is cut into, those of all workers."""
         return self.batch * self.workers
 
 

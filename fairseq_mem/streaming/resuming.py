@@ -95,7 +95,7 @@ class StreamIterator(EpochBatchIterator):
         self.place = place
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The place in the epoch for a checkpoint, with the state of every worker's rows."""
         state = super().state_dict()
         if state["iterations_in_epoch"] > 0:
             state["streams"] = self.place.to_save()
@@ -103,7 +103,7 @@ class StreamIterator(EpochBatchIterator):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Go on where a checkpoint was written; with other rows, at the same part of the epoch."""
         before = state_dict.get("streams_of")
         same = before == self._rows()
         if before is not None and not same:

@@ -208,10 +208,10 @@ class StreamingLanguageModelingTask(FairseqTask):
 
     @property
     def source_dictionary(self) -> Dictionary:
-        """Of the words that are read."""
+        """The dictionary of the words that are read."""
         return self.dictionary
 
     @property
     def target_dictionary(self) -> Dictionary:
-        """Of the words that are predicted, the same."""
+        """The dictionary of the words that are predicted: the same."""
         return self.dictionary

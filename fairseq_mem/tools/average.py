@@ -150,9 +150,9 @@ def _check_same_model(
     path: Path, model: dict[str, Tensor], other_path: Path, other: dict[str, Tensor]
 ) -> None:
     for key in sorted(model.keys() ^ other.keys()):
-        having, lacking = (path, other_path) if key in model else (other_path, path)
+        with_key, without_key = (path, other_path) if key in model else (other_path, path)
         raise UserError(
-            f"{having} has {key} and {lacking} has not; give checkpoints of one training"
+            f"{with_key} has {key} and {without_key} has not; give checkpoints of one training"
         )
     for key, tensor in model.items():
         for what, ours, theirs in (

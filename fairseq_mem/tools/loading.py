@@ -63,7 +63,7 @@ def load_translation_model(
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), overrides)
         cfg, weights = state["cfg"], state["model"]
-        told = cfg.task.get("data")
+        noted = cfg.task.get("data")
     except Exception as error:  # of many kinds, from fairseq and torch
         raise UserError(
             f"{checkpoint} is no checkpoint that fairseq can read: {first_line(error)}"
@@ -72,11 +72,11 @@ def load_translation_model(
         check(state)
     check_translation(checkpoint, state)
     if data is None:
-        data = first_folder(Path(str(told))) if told else None
+        data = first_folder(Path(str(noted))) if noted else None
         if data is None or not data.is_dir():
             raise UserError(
                 f"{checkpoint} is a checkpoint, and the data that it learned from is not there "
-                f"({told}): give --data DATA_BIN, the folder of its dictionaries"
+                f"({noted}): give --data DATA_BIN, the folder of its dictionaries"
             )
     try:
         _check_data(data, cfg.task, weights)

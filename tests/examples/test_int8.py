@@ -1,4 +1,4 @@
-"""examples/int8/study.py on tiny models."""
+"""examples/int8/robustness.py on tiny models."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ PAIRS = texts(10, seed=77)
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """`data-bin`, `raw`, and `runs` with a baseline, two seeds with memory and a MemCtrl."""
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("int8")
     for run, flags in (
         ("baseline/seed-1", ["--arch", "transformer"]),
         ("mem-3/seed-1", ["--memory-tokens", "3", "--memory-decoder-tokens", "1"]),
@@ -33,24 +33,24 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def study(monkeypatch):
+def robustness(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples" / "int8")
-    monkeypatch.delitem(sys.modules, "study", raising=False)
-    import study
+    monkeypatch.delitem(sys.modules, "robustness", raising=False)
+    import robustness
 
-    yield study
-    del sys.modules["study"]
+    yield robustness
+    del sys.modules["robustness"]
 
 
-def run(study, monkeypatch, project, *arguments):
+def run(robustness, monkeypatch, project, *arguments):
     words = [project / "runs", "--data", project / "data-bin", "--out", project / "out"]
     words += ["--threads", "1", *arguments]
-    monkeypatch.setattr(sys, "argv", ["study.py", *map(str, words)])
-    return study.main()
+    monkeypatch.setattr(sys, "argv", ["robustness.py", *map(str, words)])
+    return robustness.main()
 
 
-def test_it_measures_reports_and_resumes(study, monkeypatch, project, capsys):
-    assert run(study, monkeypatch, project) == 1  # MemCtrl cannot be exported
+def test_it_measures_reports_and_resumes(robustness, monkeypatch, project, capsys):
+    assert run(robustness, monkeypatch, project) == 1  # MemCtrl cannot be exported
     told = capsys.readouterr()
     assert "mem-ctrl-3/seed-1" in told.out and "--memory-update ctrl" in told.out
     written = (project / "out" / "report.md").read_text(encoding="utf-8")
@@ -70,27 +70,27 @@ def test_it_measures_reports_and_resumes(study, monkeypatch, project, capsys):
 
     measured = []
     for step in ("bleu", "activations"):
-        function = getattr(study, step)
+        function = getattr(robustness, step)
         monkeypatch.setattr(
-            study, step, lambda a, c, f=function: measured.append((f.__name__, c)) or f(a, c)
+            robustness, step, lambda a, c, f=function: measured.append((f.__name__, c)) or f(a, c)
         )
     (project / "out" / "mem-3" / "seed-2" / "bleu.json").unlink()
-    run(study, monkeypatch, project)
+    run(robustness, monkeypatch, project)
     again = [(step, checkpoint.parent.name) for step, checkpoint in measured]
     assert again == [("bleu", "seed-2"), ("bleu", "seed-1")]  # the second is MemCtrl's
     assert (project / "out" / "report.md").read_text(encoding="utf-8") == written
     measured.clear()
-    run(study, monkeypatch, project, "--beam", "2")
+    run(robustness, monkeypatch, project, "--beam", "2")
     assert len(measured) == 7  # other options: nothing is mixed
 
 
-def test_activations_are_those_of_every_sentence_alone(study, monkeypatch, project):
+def test_activations_are_those_of_every_sentence_alone(robustness, monkeypatch, project):
     """Padding is left out, memory and text are told apart, in the encoder and in the decoder."""
     checkpoint = project / "runs" / "mem-3" / "seed-1" / "model.pt"
     args = type("Args", (), {"data": project / "data-bin"})
     found = {
         (row["side"], row["layer"], row["point"], row["part"]): row
-        for row in study.activations(args, checkpoint)["rows"]
+        for row in robustness.activations(args, checkpoint)["rows"]
     }
     assert len(found) == 2 * 2 * 2 * 2
     models, _, task = checkpoint_utils.load_model_ensemble_and_task(
@@ -117,15 +117,15 @@ def test_activations_are_those_of_every_sentence_alone(study, monkeypatch, proje
             assert expected["peak_to_rms"] == pytest.approx(ratio.mean().item(), rel=1e-4)
 
 
-def test_bad_input_is_one_line(study, monkeypatch, project, tmp_path, capsys):
+def test_bad_input_is_one_line(robustness, monkeypatch, project, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"no model\.pt under"):
         monkeypatch.setattr(
             sys, "argv",
-            ["study.py", str(tmp_path), "--data", str(project / "data-bin"), "--out", "x"],
+            ["robustness.py", str(tmp_path), "--data", str(project / "data-bin"), "--out", "x"],
         )  # fmt: skip
-        study.main()
+        robustness.main()
     for option in ("--source", "--reference"):
         with pytest.raises(SystemExit):
-            run(study, monkeypatch, project, option, tmp_path / "nowhere")
+            run(robustness, monkeypatch, project, option, tmp_path / "nowhere")
         assert f"give {option}" in capsys.readouterr().err
-    assert json.dumps(study.Peaks().summary()) == "null"
+    assert json.dumps(robustness.Peaks().summary()) == "null"

@@ -1,6 +1,6 @@
 """Does memory make a translation model more robust to int8? See the README.
 
-    python study.py RUNS --data DATA_BIN --out FOLDER
+    python robustness.py RUNS --data DATA_BIN --out FOLDER
 
 Two steps for every checkpoint `RUNS/.../MODEL/seed-N/model.pt`, each with a result of its own in
 FOLDER, so that an interruption loses one step at most:
@@ -94,7 +94,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def name(run: Path) -> str:
-    """MODEL/seed-N."""
+    """What a run is called: MODEL/seed-N."""
     return f"{run.parent.name}/{run.name}"
 
 
@@ -117,7 +117,7 @@ def complete(
 
 
 def digest(path: Path) -> str:
-    """Of a file's content."""
+    """The first digits of a file's SHA-256."""
     return sha256(path)[:SIGNIFICANT]
 
 
@@ -340,7 +340,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def write_csv(path: Path, rows: list[list[Any]]) -> None:
-    """All or nothing."""
+    """Write a CSV file, whole."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
