@@ -22,7 +22,7 @@ LAYERS = [
     "attention",
     "training memory files",
     "checkpoints command_line dictionaries",
-    "compat literals wordpiece",
+    "compat literals wordpiece precision",
     "errors",
     "fairseq_mem_serve",
     "fairseq_mem_text",

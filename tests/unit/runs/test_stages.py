@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fairseq_mem_text.progress import quoted
 
 from fairseq_mem import UserError
 from fairseq_mem.runs import folder, jobs, stages
@@ -31,9 +32,9 @@ def test_a_command_is_shown_as_bash_shows_it():
         ["bash", "-c", "printf '%q ' \"$@\"", "bash", *words],
         capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=True,
     )  # fmt: skip
-    assert stages.quoted(words) == done.stdout.rstrip()
+    assert quoted(words) == done.stdout.rstrip()
     words += ["a\tb", "two\nlines"]
-    assert shlex.split(stages.quoted(words)) == words
+    assert shlex.split(quoted(words)) == words
 
 
 def test_a_stage_is_counted_and_its_output_whole(work, tmp_path, capfd):
