@@ -1,13 +1,17 @@
 """Text and binarised data that the tests of several commands share."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 from helpers.commands import (
     run,
 )
+from helpers.exports import BOTH, SHARED
+from helpers.finished_runs import make_run
 from helpers.preprocessing import write_pair
+from helpers.trained_models import train
 
 import fairseq_mem  # noqa: F401  (lets torch.load read fairseq's checkpoints)
 
@@ -40,3 +44,25 @@ def raw(tmp_path: Path) -> Path:
     for name, count in (("train", 300), ("valid", 20), ("test", 20)):
         write_pair(tmp_path / "raw", name, count)
     return tmp_path / "raw"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two models with three seeds each."""
+    for seed in (1, 2, 3):
+        make_run(tmp_path / f"runs/baseline/{seed}", "baseline", seed, 0.35)
+        make_run(tmp_path / f"runs/mem-10/{seed}", "mem-10", seed, 0.1)
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """A folder with a small model with both memories (``model.pt``) and its dictionaries."""
+    folder = tmp_path_factory.mktemp("small")
+    train(folder, [*BOTH, *SHARED])
+    return folder
+
+
+@pytest.fixture
+def copy_of_small_model(small_model, tmp_path) -> Path:
+    return shutil.copytree(small_model, tmp_path / "copy")
