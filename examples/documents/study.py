@@ -163,7 +163,8 @@ def prepare(folder: Path) -> Path:
     data = folder / "data"
     if not (data / "complete").exists():
         shutil.rmtree(data, ignore_errors=True)
-        subprocess.run([sys.executable, HERE / "agreement.py", folder / "text"], check=True)
+        if not (folder / "text" / "test.documents").exists():
+            subprocess.run([sys.executable, HERE / "agreement.py", folder / "text"], check=True)
         prefixes = [
             word
             for split in ("train", "valid", "test")
