@@ -1,8 +1,11 @@
 """preprocess.sh --documents: empty lines end documents."""
 
+import re
 from itertools import pairwise
 
 import pytest
+from fairseq_mem_text.checks import check_documents
+from fairseq_mem_text.errors import TextError
 from helpers.preprocessing import preprocess, refused, run_corpus, write_pair
 
 pytestmark = pytest.mark.cli
@@ -63,9 +66,16 @@ def test_from_raw_text_to_data(tmp_path):
     ("\n\n", "\n\n", "has nothing but empty lines"),
 ])  # fmt: skip
 def test_documents_that_are_none(tmp_path, german, english, says):
+    paths = [tmp_path / "train.de", tmp_path / "train.en"]
+    for path, text in zip(paths, (german, english), strict=True):
+        path.write_text(text)
+    with pytest.raises(TextError, match=re.escape(says)):
+        check_documents([str(path) for path in paths], some=True)
+
+
+def test_a_refusal_leaves_nothing(tmp_path):
     for name in ("train", "valid", "test"):
         write_pair(tmp_path / "raw", name, 3)
-    (tmp_path / "raw" / "train.de").write_text(german)
-    (tmp_path / "raw" / "train.en").write_text(english)
-    refused(preprocess(tmp_path / "raw", tmp_path / "bin", "--documents"), says)
+    done = preprocess(tmp_path / "raw", tmp_path / "bin", "--documents")
+    refused(done, "train.de has no empty line; with --documents one ends each document")
     assert not (tmp_path / "bin").exists()
