@@ -11,8 +11,9 @@ from helpers.commands import hypotheses, run
 from helpers.in_process import generate, train, train_on_two
 
 from fairseq_mem import UserError
-from fairseq_mem.tools import cli, translate
+from fairseq_mem.tools import cli
 from fairseq_mem.tools.loading import load_translation_model
+from fairseq_mem.tools.translate import command
 
 pytestmark = pytest.mark.cli
 
@@ -203,7 +204,7 @@ def test_an_ensemble_of_both_kinds_is_refused(data, model, tmp_path):
 @pytest.mark.parametrize("lines", [1, 4, 1000])
 def test_raw_text_by_documents(data, model, tmp_path, monkeypatch, lines):
     """Line by line, in chunks that cut documents, and all at once: as fairseq-generate."""
-    monkeypatch.setattr(translate, "CHUNK_LINES", lines)
+    monkeypatch.setattr(command, "CHUNK_LINES", lines)
     found = translations(
         hypotheses(
             generate(data, model, *TASK, "--batch-size", "1", "--beam", "2", "--max-len-a", "1.2",
