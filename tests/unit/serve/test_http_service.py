@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from fairseq_mem_serve import Hypothesis
+from fairseq_mem_serve.http.app import make_app
 from fairseq_mem_serve.http.metrics import Metrics
 from fairseq_mem_serve.http.models import Model
 from fairseq_mem_serve.http.service import ClientLeft, Service
@@ -150,3 +151,35 @@ def test_while_it_stops_none_are_taken_and_what_is_late_is_told(run):
         assert await refusal(late) == 503
 
     run(what)
+
+
+def test_a_mistake_of_the_servers_is_told_without_what_was_sent(run, caplog):
+    async def what(service, translator):
+        translator.free.set()
+        service.models.pairs = [("de", "en")]
+        sent = []
+        bodies = [BODY.replace(b'"a"', b'"fail geheim"')]
+
+        async def receive():
+            if bodies:
+                return {"type": "http.request", "body": bodies.pop()}
+            await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        def fails(*_, **__):
+            raise RuntimeError("fail geheim")
+
+        translator.split = fails
+        scope = {
+            "type": "http", "method": "POST", "path": "/translate", "query_string": b"",
+            "headers": [(b"content-type", b"application/json")], "root_path": "",
+        }  # fmt: skip
+        await make_app(service)(scope, receive, send)  # must not raise
+        assert sent[0]["status"] == 500
+        assert list(json.loads(sent[1]["body"])) == ["error"]
+        assert b"geheim" not in sent[1]["body"]
+
+    run(what)
+    assert "RuntimeError" in caplog.text and "geheim" not in caplog.text
