@@ -10,6 +10,7 @@ from .batches import Batches
 from .contestants import RECOMMENDED, USUAL
 
 WORDS = 400
+LENGTH, TOKENS = 20, 320  # of sentences, and of their batch
 ROWS, SEGMENT = 8, 24  # of a language model
 DIM, LAYERS, HEADS = 64, 2, 4  # half-precision kernels want multiples of 8
 CUTOFF = "100,200"
@@ -69,7 +70,7 @@ def build(arch: str, where: str, more: str = "") -> Small:
 def _translation(arch: str, flags: str) -> Small:
     from .models import build_trainer
 
-    batches = Batches(20, 320, 1, WORDS)
+    batches = Batches(LENGTH, TOKENS, 1, WORDS)
     trainer = build_trainer(
         f"{USUAL} {RECOMMENDED} --arch {arch} {ENCODER} {SHRUNK} {flags}", batches.dictionary()
     )

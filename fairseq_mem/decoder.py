@@ -18,6 +18,7 @@ from .attention.beam_cache import ancestry_mask, extend_ancestry, sentences_left
 from .attention.fused import FusedAttention, State, build_attention
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
+from .precision import without_autocast
 from .training.dropout import use_fast_dropout
 
 
@@ -138,7 +139,8 @@ class MemTransformerDecoder(TransformerDecoderBase):
         source = source_padding = None
         if encoder_out is not None and len(encoder_out["encoder_out"]) > 0:
             source = encoder_out["encoder_out"][0]
-        if encoder_out is not None and len(encoder_out["encoder_padding_mask"]) > 0:
+        padded = encoder_out is None or encoder_out.get("has_padding", [True])[0]
+        if padded and encoder_out is not None and len(encoder_out["encoder_padding_mask"]) > 0:
             source_padding = encoder_out["encoder_padding_mask"][0]
 
         text, codes = self._embed(prev_output_tokens, incremental_state)
@@ -218,7 +220,8 @@ class MemTransformerDecoder(TransformerDecoderBase):
         if incremental_state is not None:
             tokens = tokens[:, -1:]
             positions = None if positions is None else positions[:, -1:]
-        x = self.embed_scale * self.embed_tokens(tokens.contiguous())
+        with without_autocast(tokens.device):  # fairseq's adaptive input fails
+            x = self.embed_scale * self.embed_tokens(tokens.contiguous())
         if self.quant_noise is not None:
             x = self.quant_noise(x)
         if self.project_in_dim is not None:

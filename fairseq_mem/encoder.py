@@ -95,7 +95,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
         token_embeddings: Tensor | None = None,
         steps: Sequence[int] | None = None,
         memory: Mapping[nn.Module, Tensor] | None = None,
-    ) -> dict[str, list[Tensor]]:
+    ) -> dict[str, list[Any]]:
         """Encode a batch.
 
         Args:
@@ -117,6 +117,8 @@ class MemTransformerEncoder(TransformerEncoderBase):
             - ``encoder_embedding``: B x T x C, the text's alone
             - ``encoder_states``: the input and each layer's output, (m+T) x B x C
             - ``src_lengths``: B x 1, of the text alone
+            - ``has_padding``: not a tensor but whether there is any: where there is none, attention
+              gets no mask, and torch may choose its fastest kernel
         """
         padding = src_tokens.eq(self.padding_idx)
         embedded, embedding = self.forward_embedding(src_tokens, token_embeddings)
@@ -125,7 +127,8 @@ class MemTransformerEncoder(TransformerEncoderBase):
         if self.memory.takes_positions:
             codes = self._codes(src_tokens[:1])[0, : self.memory.tokens]
         layer_padding = self.memory.prepend_padding(padding)
-        mask = layer_padding if padding.any() else None
+        has_padding = bool(padding.any())
+        mask = layer_padding if has_padding else None
         carried = None if memory is None else memory[self]
         if not steps or not self.recurrent:
             x, states = self._run(
@@ -159,6 +162,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
             "fc_results": [],
             "src_tokens": [],
             "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
+            "has_padding": [has_padding],
         }
 
     def _run(
@@ -213,20 +217,21 @@ class MemTransformerEncoder(TransformerEncoderBase):
         """
         beam = self.beam_size
         rows = encoder_out["encoder_out"][0].size(1)
+        padded = {key: encoder_out[key] for key in ("has_padding",) if key in encoder_out}
         if "beam" in encoder_out:
             (beam,) = encoder_out["beam"]
             left = sentences_left(new_order, beam, rows)
             if left is not None:
                 encoder_out = super().reorder_encoder_out(encoder_out, left)
         elif beam == 1 or len(new_order) != rows * beam:  # a search of another beam size
-            return super().reorder_encoder_out(encoder_out, new_order)
+            return {**super().reorder_encoder_out(encoder_out, new_order), **padded}
         else:
             expected = torch.arange(rows, device=new_order.device).unsqueeze(1)
             expect(
                 (new_order.view(rows, beam) == expected).all(),
                 f"new_order does not give each of {rows} sentences {beam} hypotheses",
             )
-        return {**encoder_out, "beam": [beam]}
+        return {**encoder_out, **padded, "beam": [beam]}
 
     def split_memory(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Take :meth:`forward`'s result apart: final memory (m x B x C) and text (T x B x C)."""

@@ -5,6 +5,7 @@ passes over every parameter some ten times. State and class names are fairseq's,
 resumes from the one with the other.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -15,18 +16,32 @@ from fairseq.optim.adam import FairseqAdam as FairseqOwnAdam
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+logger = logging.getLogger(__name__)
+
 
 class FusedAdam(Adam):
     """fairseq's ``Adam``, its state and options; torch's fused kernel."""
 
+    _told = False
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take a step; anything but plain float32 or float64 parameters takes fairseq's own."""
+        """Take a step; anything but plain float32 or float64 parameters takes fairseq's own.
+
+        With ``--fp16`` fairseq gives its optimizers a float32 copy of the parameters, with
+        ``--memory-efficient-fp16`` the parameters in half precision themselves.
+        """
         parameters = [p for group in self.param_groups for p in group["params"]]
         plain = {torch.float32, torch.float64}
         if any(
             p.dtype not in plain or (p.grad is not None and p.grad.is_sparse) for p in parameters
         ):
+            if not self._told:
+                self._told = True
+                logger.info(
+                    "adam_fused: these parameters are in half precision or sparse, and take "
+                    "the steps of fairseq's adam"
+                )
             return super().step(closure)
         loss = None if closure is None else closure()
         for group in self.param_groups:
