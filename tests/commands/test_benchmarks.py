@@ -58,6 +58,30 @@ def test_batches_of_real_lengths_hold_little_padding_as_those_of_text_do(monkeyp
             assert tokens.eq(batches.dictionary().pad()).float().mean() < 0.06
 
 
+def test_the_script_for_a_gpu_ends_with_one_file(tmp_path):
+    """On a CPU, of the smallest; a part that fails is named, and the others are there."""
+    script = ROOT / "benchmarks/gpu.sh"
+    flags = ["--device", "cpu", "--tiny", "--out", tmp_path / "out"]
+    done = run_command(script, *flags, "--parts", "memory", cwd=tmp_path)
+    text = (tmp_path / "out/gpu.md").read_text(encoding="utf-8")
+    assert text.strip() in done.stdout and "| mem-10 |" in text and "| 1,000 | float16 |" in text
+    for wrong, said in (
+        (["--parts", "nothing"], "--parts nothing: there is no such part"),
+        (["--device", "tpu"], "--device tpu: give cuda or cpu"),
+        (["--fast"], "--fast: there is no such option"),
+    ):
+        done = run_command(script, *flags, *wrong, check=False, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr
+
+
+@pytest.mark.slow
+def test_all_parts_of_the_script_for_a_gpu(tmp_path):
+    script, out = ROOT / "benchmarks/gpu.sh", tmp_path / "out"
+    run_command(script, "--device", "cpu", "--tiny", "--out", out, cwd=tmp_path, timeout=3000)
+    text = (out / "gpu.md").read_text(encoding="utf-8")
+    assert text.count("\n## ") + text.startswith("## ") == 6 and "failed" not in text.lower()
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path):
     done = bench(tmp_path, "--dtype", "fp16", check=False)
     assert done.returncode == 2 and "needs --device cuda" in done.stderr

@@ -1,4 +1,4 @@
-"""Which of torch's attention kernels can be chosen: never the slow one, and no mask without need."""
+"""Which of torch's attention kernels can be chosen: not the slow one; no mask without need."""
 
 import pytest
 import torch
