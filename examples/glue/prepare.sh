@@ -62,7 +62,6 @@ work=examples/glue/work venv=.venv cache='' model=''
 [ -z "${VENV:-}" ] || venv=$(absolute_path "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 use_environment "$venv" fairseq-mem
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 cache=${cache:-$work/cache}
 case $kind in vader | minilm) model=${model:-$work/vader/bert} ;; esac
 model=${model:-$work/bert}

@@ -30,7 +30,7 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=scripts/recipe.sh
 source "$root/scripts/recipe.sh"
 use_environment "${VENV:-$root/.venv}" fairseq-mem
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTORCH_NVML_BASED_CUDA_CHECK=1
+export PYTORCH_NVML_BASED_CUDA_CHECK=1
 data=${DATA:-$here/work/data} runs=${RUNS:-$here/runs}
 
 tasks=() models=() seeds=() jobs=1 out='' option=''

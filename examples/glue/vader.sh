@@ -98,7 +98,7 @@ export UPDATES=${UPDATES:-400} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 RUNS=$(absolute_path "${RUNS:-$here/runs/vader}") GPUS=1
 [ -n "$device" ] || [ "$(count_gpus)" -gt 0 ] || device=cpu
 [ "$device" != cpu ] || GPUS=0
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" FP16=0
+export FP16=0
 # The GPUs are counted without beginning to use one, which the cells' process must never do.
 export PYTORCH_NVML_BASED_CUDA_CHECK=1
 # run.sh reads short names from the repository's root

@@ -189,7 +189,7 @@ def test_second_run_does_nothing_until_something_changes(environment, checkout):
     assert [line.split()[-1] for line in stages] == [
         "wheel",
         "fairseq-fixed",
-        ".[dev,analysis,http]",
+        ".[dev,analysis,bert,http]",
     ]
     assert all("--constraint constraints.txt" in line for line in stages)
     assert not any("index" in line for line in stages)

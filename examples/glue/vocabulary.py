@@ -1,0 +1,57 @@
+"""A vocabulary of word pieces for a text, and the text as numbers for pre-training.
+
+    python vocabulary.py TEXT OUT WORDS [FLAG ...]
+
+writes OUT/tokenizer.json, OUT/dict.txt, OUT/flags.txt (the FLAGs) and OUT/data, fairseq's binarised
+data for its task masked_lm; one line in twenty, by its hash, is for validation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from glue import Pieces, Stop, write_numbers
+
+from fairseq_mem.wordpiece import NAME, UNKNOWN, import_tokenizers, make_tokenizer
+
+SPECIAL = [UNKNOWN, "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
+    lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    tokenizer = make_tokenizer({UNKNOWN: 0}, lowercase=True, strip_accents=None, chinese=True)
+    trainer = import_tokenizers().trainers.WordPieceTrainer(
+        vocab_size=words, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    vocabulary = tokenizer.get_vocab()
+    pieces = sorted((word for word in vocabulary if word not in SPECIAL), key=vocabulary.get)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tokenizer.save(str(partial / NAME))
+    (partial / "dict.txt").write_text("".join(f"{word} 1\n" for word in pieces), encoding="utf-8")
+    (partial / "flags.txt").write_text(" ".join(flags) + "\n", encoding="utf-8")
+    cut = Pieces(partial)
+    splits: dict[str, list[list[int]]] = {"train": [], "valid": []}
+    for line in lines:
+        held_out = hashlib.sha256(line.encode()).digest()[0] % 20 == 0
+        splits["valid" if held_out else "train"] += cut.numbers((line,), 500)
+    for split, rows in splits.items():
+        if not rows:
+            raise Stop(f"{text} has no line for {split}; give more text")
+        write_numbers(rows, len(cut.words), partial / "data" / split)
+    shutil.copyfile(partial / "dict.txt", partial / "data" / "dict.txt")
+    partial.replace(out)
+    tokens = sum(map(len, splits["train"]))
+    print(f"{out}: {len(cut.words)} pieces, {len(lines)} lines, {tokens} tokens to learn from")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    except (Stop, OSError) as problem:
+        sys.exit(f"vocabulary.py: {problem}")

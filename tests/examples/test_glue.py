@@ -1,0 +1,283 @@
+"""The GLUE example: your own text, from pre-training to the report; what is read, and refused."""
+
+import importlib.util
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from helpers.commands import ROOT
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+GLUE = ROOT / "examples/glue"
+
+
+@pytest.fixture(scope="module")
+def glue():
+    """The module that reads and binarises."""
+    spec = importlib.util.spec_from_file_location("glue", GLUE / "glue.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["glue"] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["glue"]
+
+
+def script(name, *arguments, check=True, stdin=None, **variables):
+    environment = {
+        **os.environ, "GPUS": "0", "OMP_NUM_THREADS": "1",
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+        **{key: str(value) for key, value in variables.items()},
+    }  # fmt: skip
+    done = subprocess.run(
+        [GLUE / name, *map(str, arguments)], capture_output=True, text=True, env=environment,
+        input=stdin,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def write_rows(folder, name, heading, make, counts):
+    generator = random.Random(0)
+    for split, count in counts.items():
+        rows = ["\t".join(make(generator)) for _ in range(count)]
+        (folder / f"{name}.{split}.tsv").write_text("\n".join([heading, *rows]) + "\n")
+
+
+def more_red_than_blue(generator):
+    """A label that depends on every word of the sentence."""
+    while True:
+        words = generator.choices(["red", "blue", "grey"], k=generator.randrange(3, 10))
+        if words.count("red") != words.count("blue"):
+            return str(int(words.count("red") > words.count("blue"))), " ".join(words)
+
+
+def difference_of_lengths(generator):
+    """A score of a pair."""
+    lengths = generator.randrange(1, 7), generator.randrange(1, 7)
+    return str(lengths[0] - lengths[1]), *(" ".join(["grey"] * length) for length in lengths)
+
+
+@pytest.mark.cli
+def test_from_pre_training_to_the_report(tmp_path):
+    counts = dict(train=600, valid=60, test=60)
+    write_rows(tmp_path, "mine", "label\tsentence", more_red_than_blue, counts)
+    write_rows(tmp_path, "pairs", "score\tsentence1\tsentence2", difference_of_lengths, counts)
+    text = tmp_path / "text.txt"
+    rows = (tmp_path / "mine.train.tsv").read_text().splitlines()[1:]
+    text.write_text("".join(row.split("\t")[1] + "\n" for row in rows))
+    encoder = tmp_path / "encoder"
+    size = (
+        "--arch mem_roberta_small --encoder-layers 2 --encoder-embed-dim 32 "
+        "--encoder-ffn-embed-dim 32 --encoder-attention-heads 2"
+    )
+    script("pretrain.sh", text, encoder, UPDATES=20, TOKENS=3, WORDS=40, ARCH_FLAGS=size)
+    shared = dict(
+        MODEL=encoder, START=encoder, WORK=tmp_path / "work", DATA=tmp_path / "work/data",
+        RUNS=tmp_path / "runs", SCHEDULE="quick", UPDATES=150, LR="3e-3",
+        TRAIN_FLAGS="--dropout 0 --attention-dropout 0",
+    )  # fmt: skip
+    for task in ("mine", "pairs"):
+        files = [f"--{split}={tmp_path}/{task}.{split}.tsv" for split in counts]
+        words = [word for one in files for word in one.split("=")]
+        script("prepare.sh", "--task", task, *words, **shared)
+    done = script(
+        "table.sh", "--models", "baseline", "mem-bottleneck-2", "--seeds", 1,
+        "--jobs", 2, **shared,
+    )  # fmt: skip
+    report = (tmp_path / "runs/report/report.md").read_text()
+    assert "MemBottleneck 2" in report and "p by seed" in report, done.stdout
+    for task, metric in (("mine", "accuracy"), ("pairs", "Pearson")):
+        for model in ("baseline", "mem-bottleneck-2"):
+            run = tmp_path / "runs" / task / model / "seed-1"
+            result = json.loads((run / "result.json").read_text())
+            lines = (run / "predictions.tsv").read_text().splitlines()
+            assert len(lines) == 61 and lines[0] == "target\tprediction"
+            least = 95 if model != "mem-bottleneck-2" else 85
+            assert result["metrics"][metric]["value"] > least, (task, model, result["metrics"])
+    again = script("run.sh", "mine", "baseline", 1, **shared)
+    assert "nothing to do" in again.stdout
+    shown = script("run.sh", "pairs", "mem-ctrl-5-head-frozen", 1, DRY_RUN=1, **shared).stdout
+    for flags in ("--memory-tokens 5 --memory-update ctrl", "--memory-head memory",
+                  "--memory-frozen", "--regression-target"):  # fmt: skip
+        assert flags in shown
+    # a lesion through the command, in a process of its own
+    run = tmp_path / "runs/mine/mem-bottleneck-2/seed-1"
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_mem", "predict", run / "model.pt", "--data",
+         tmp_path / "work/data/mine", "--out", tmp_path / "blind.tsv", "--cpu",
+         "--model-overrides", "{'memory_lesion': 'no-read'}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    blind = (tmp_path / "blind.tsv").read_text().splitlines()[1:]
+    assert len({line.split("\t")[1] for line in blind}) == 1  # <s> knows nothing of the words
+
+
+def test_metrics_are_scikit_learns():
+    from fairseq_mem.runs.sentence import scores_of
+
+    generator = random.Random(1)
+    targets, predictions = (generator.choices("01", k=50) for _ in range(2))
+    found = scores_of(["F1", "Matthews"], targets, predictions)
+    numbers = [list(map(int, column)) for column in (targets, predictions)]
+    assert found["F1"]["value"] == pytest.approx(100 * f1_score(*numbers))
+    assert found["Matthews"]["value"] == pytest.approx(100 * matthews_corrcoef(*numbers))
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "expected"),
+    [
+        ("CoLA", "gj04\t1\t\tOur friends go.\n", ("1", "Our friends go.")),
+        ("SST-2", 'sentence\tlabel\na "quoted film\t0\n', ("0", 'a "quoted film')),
+        (
+            "STS-B",
+            "index\tsentence1\tsentence2\tscore\n0\tA plane.\tAn air plane.\t5.000\n",
+            ("5.000", "A plane.", "An air plane."),
+        ),
+        (
+            "MNLI",
+            "index\tsentence1\tsentence2\tgold_label\n0\tx\ty\t-\n1\ta\tb\tneutral\n",
+            ("neutral", "a", "b"),
+        ),
+        (
+            "QQP",
+            "id\tquestion1\tquestion2\tis_duplicate\n0\tcut\n1\ta?\tb?\t0\n",
+            ("0", "a?", "b?"),
+        ),
+    ],
+)
+def test_glues_own_files_are_read(glue, tmp_path, task, train, expected):
+    about = glue.TASKS[task]
+    with zipfile.ZipFile(tmp_path / about.archive, "w") as archive:
+        for name in ("train.tsv", about.dev):
+            archive.writestr(f"{task}/{name}", train)
+    splits = glue.glue_task(tmp_path, task)
+    assert splits == {split: [expected] for split in ("train", "valid", "test")}
+
+
+def test_mrpc_is_split_by_its_list(glue, tmp_path):
+    (tmp_path / "mrpc_dev_ids.tsv").write_text("3\t4\n")
+    heading = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    lines = "1\t1\t2\tone\ttwo\n0\t3\t4\tthree\tfour\n"
+    (tmp_path / "msr_paraphrase_train.txt").write_text(heading + lines, encoding="utf-8")
+    splits = glue.glue_task(tmp_path, "MRPC")
+    assert splits["train"] == [("1", "one", "two")]
+    assert splits["valid"] == splits["test"] == [("0", "three", "four")]
+
+
+def test_what_is_not_given_is_split_off(glue, tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("sentence\tlabel\n" + "".join(f"text {n}\t{n % 2}\n" for n in range(300)))
+    splits = glue.own_task({"train": path, "valid": None, "test": None}, False)
+    assert sum(map(len, splits.values())) == 300
+    assert 10 < len(splits["valid"]) < 60 and 10 < len(splits["test"]) < 60
+    assert not set(splits["train"]) & set(splits["test"])
+
+
+def test_the_longer_text_of_a_pair_is_cut_first(glue, tmp_path):
+    (tmp_path / "dict.txt").write_text("a 1\nb 1\n")
+    first, second = glue.Pieces(tmp_path).numbers(("a a a a a a a", "b b"), 8)
+    assert (len(first), len(second)) == (4, 3)  # </s> of each, and <s> in front: 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("label\ttext\n1\ta\n", "has no column 'sentence1'"),
+        ("label\tsentence\n1\ta\n1\tb\n", "1 classes"),
+        ("score\tsentence\nhigh\ta\n", "is no number"),
+        ("score\tsentence\nnan\ta\n", "is no number"),
+    ],
+)
+def test_what_makes_no_sense_is_told(glue, tmp_path, rows, message):
+    (tmp_path / "dict.txt").write_text("a 1\n")
+    (tmp_path / "mine.tsv").write_text(rows)
+    words = [word for split in ("train", "valid", "test")
+             for word in (f"--{split}", f"{tmp_path}/mine.tsv")]  # fmt: skip
+    words = [str(tmp_path), f"{tmp_path}/out", "--model", str(tmp_path), "--task", "mine", *words]
+    with pytest.raises(glue.Stop, match=message):
+        glue.main(glue.parse(words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_makes_no_sense_is_told_in_a_line(tmp_path):
+    (tmp_path / "mine.tsv").write_text("label\tsentence\n1\ta\n")
+    done = script("prepare.sh", "--task", "mine", "--train", tmp_path / "mine.tsv", check=False,
+                  MODEL=tmp_path, WORK=tmp_path / "work")  # fmt: skip
+    assert done.returncode == 1 and "has no dict.txt" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "work/data/mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare.sh"], "give a task"),
+        (["prepare.sh", "WNLI"], "there is no task WNLI"),
+        (["prepare.sh", "--task", "mine"], "give --train FILE"),
+        (["prepare.sh", "--task", "mine", "--train", "nowhere.tsv"], "there is no file"),
+        (["run.sh", "RTE", "baseline", "1"], "is no data of prepare.sh"),
+        (["table.sh", "--jobs", "0"], "whole number above 0"),
+        (["table.sh"], "holds no prepared task"),
+        (["vader.sh", "--device", "tpu"], "give cpu or cuda"),
+    ],
+)
+def test_scripts_refuse_in_a_line(tmp_path, words, message):
+    done = script(*words, check=False, DATA=tmp_path, WORK=tmp_path)
+    assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
+
+
+# The study
+
+
+@pytest.fixture(scope="module")
+def vader():
+    spec = importlib.util.spec_from_file_location("vader", GLUE / "vader.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_vaders_sets_are_split_by_document(vader, tmp_path):
+    import tarfile
+
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as packed:
+        for name, source in vader.SETS.items():
+            rows = "".join(
+                f"{doc}_{n}\t{doc % 3 - 1}\tText {doc} {n} of {name}\r\n"
+                for doc in range(60) for n in range(2)
+            ) + "0_9\t1\ttext 0 0 OF " + name + "\r\n"  # fmt: skip
+            entry = tarfile.TarInfo(f"hutto_ICWSM_2014/{source}_GroundTruth.txt")
+            entry.size = len(rows)
+            packed.addfile(entry, io.BytesIO(rows.encode()))
+    with tarfile.open(tmp_path / vader.SDIST, "w:gz") as packed:
+        entry = tarfile.TarInfo(vader.INNER)
+        entry.size = len(inner.getvalue())
+        packed.addfile(entry, io.BytesIO(inner.getvalue()))
+    vader.write_sets(tmp_path / vader.SDIST, tmp_path / "sets")
+    documents = {}
+    for split in vader.SPLITS:
+        heading, *rows = (tmp_path / f"sets/amazon/{split}.tsv").read_text().splitlines()
+        assert heading == "score\tsentence" and rows
+        documents[split] = {row.split()[2] for row in rows}
+    assert not documents["train"] & documents["test"]
+    movie = (tmp_path / "sets/movie/train.tsv").read_text().splitlines()
+    assert {row.split("\t")[0] for row in movie[1:]} == {"0", "1"}
+    done = [len((tmp_path / f"sets/nyt/{split}.tsv").read_text().splitlines()) - 1
+            for split in vader.SPLITS]  # fmt: skip
+    assert sum(done) == 120  # a sentence that is there already counts once
+
+
+def test_the_cells_of_the_study_are_all_different():
+    cells = script("vader.sh", "--print-cells").stdout.splitlines()
+    assert len(cells) == len(set(cells)) > 300
+    assert cells[0] == "movie baseline 1"
