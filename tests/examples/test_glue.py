@@ -13,6 +13,8 @@ import pytest
 from helpers.commands import ROOT
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from fairseq_mem import MemRobertaModel
+
 GLUE = ROOT / "examples/glue"
 
 
@@ -106,8 +108,17 @@ def test_from_pre_training_to_the_report(tmp_path):
     for flags in ("--memory-tokens 5 --memory-update ctrl", "--memory-head memory",
                   "--memory-frozen", "--regression-target"):  # fmt: skip
         assert flags in shown
-    # a lesion through the command, in a process of its own
     run = tmp_path / "runs/mine/mem-bottleneck-2/seed-1"
+    hub = MemRobertaModel.from_pretrained(
+        str(run), "model.pt", str(tmp_path / "work/data/mine"), bpe="wordpiece",
+        wordpiece_file=str(encoder / "tokenizer.json"),
+    ).eval()  # fmt: skip
+    texts = (tmp_path / "mine.test.tsv").read_text().splitlines()[1:]
+    lines = (run / "predictions.tsv").read_text().splitlines()[1:]
+    for row, line in zip(texts, lines, strict=True):
+        scores = hub.predict("sentence_classification_head", hub.encode(row.split("\t")[1]))
+        assert line == f"{row[0]}\t{int(scores.argmax())}"
+    # a lesion through the command, in a process of its own
     done = subprocess.run(
         [sys.executable, "-m", "fairseq_mem", "predict", run / "model.pt", "--data",
          tmp_path / "work/data/mine", "--out", tmp_path / "blind.tsv", "--cpu",
