@@ -3,12 +3,19 @@
 Names begin with ``memory_``: fairseq routes ``encoder_*`` and ``decoder_*`` into nested configs.
 """
 
-import argparse
 import ast
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .errors import UserError
+from .option_kinds import (
+    Kind,
+    choice_kind,
+    count_kind,
+    epsilon_kind,
+    lesion_kind,
+    scale_kind,
+    switch_kind,
+)
 from .streaming.carry import CARRIES
 from .updates import UPDATES
 
@@ -19,101 +26,9 @@ FAMILIES = (TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL, SENTENCE_ENCODER)
 # memory begins anew in front of every text
 BLOCKWISE = (TRANSLATION, LANGUAGE_MODEL, SENTENCE_ENCODER)
 
-LESIONS = ("none", "no-read", "zero-read")
 LESION_SCOPES = ("encoder", "cross", "decoder", "all")
 HEADS = ("start", "memory")  # what a classification head reads
 MAX_MEMORY_TOKENS = 4096  # the paper uses at most 20; more than this is a slip of the keyboard
-
-
-class Kind(NamedTuple):
-    """A kind of value: how it is shown, read from the command line, and checked.
-
-    Attributes:
-        shown: in usage texts; empty for a switch, which takes no value.
-        parse: raises ``ArgumentTypeError`` for what it cannot read.
-        problem: what is wrong with a value, wherever it comes from; None if nothing is.
-    """
-
-    shown: str
-    parse: Callable[[str], Any]
-    problem: Callable[[Any], str | None]
-
-
-def _count(least: int, most: int | None, hint: str) -> Kind:
-    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
-
-    def problem(value: Any) -> str | None:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and value >= least and (most is None or value <= most):
-            return None
-        return f"give a whole number {bounds}{hint}"
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if problem(number):
-            outside = f"not between {least} and {most}" if most is not None else f"below {least}"
-            raise argparse.ArgumentTypeError(f"{number} is {outside}{hint}")
-        return number
-
-    return Kind("N", parse, problem)
-
-
-def _scale() -> Kind:
-    def problem(value: Any) -> str | None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is None or (number and 0 < value < float("inf")):
-            return None
-        return (
-            "give a positive number, or leave it out: with all slots equal (0) they would stay "
-            "equal for ever"
-        )
-
-    return Kind("S", float, problem)
-
-
-def _choice(names: tuple[str, ...]) -> Kind:
-    def problem(value: Any) -> str | None:
-        return None if value in names else f"choose one of {', '.join(names)}"
-
-    def parse(text: str) -> str:
-        if wrong := problem(text):
-            raise argparse.ArgumentTypeError(f"{text!r} is unknown; {wrong}")
-        return text
-
-    return Kind("{" + ",".join(names) + "}", parse, problem)
-
-
-def _lesion() -> Kind:
-    choice = _choice(LESIONS)
-
-    def parse(text: str) -> str:
-        """Only training commands parse our options, and a lesion is for a trained model."""
-        if text == "none":
-            return text
-        raise argparse.ArgumentTypeError(
-            "a lesion is for inference; train without it, then give fairseq-generate "
-            f"--model-overrides \"{{'memory_lesion': '{text}'}}\""
-        )
-
-    return Kind(choice.shown, parse, choice.problem)
-
-
-def _epsilon() -> Kind:
-    def problem(value: Any) -> str | None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if number and 0 < value < 1 else "give a number between 0 and 1"
-
-    return Kind("E", float, problem)
-
-
-def _switch() -> Kind:
-    def problem(value: Any) -> str | None:
-        return None if isinstance(value, bool) else "give True or False"
-
-    return Kind("", str, problem)
 
 
 class MemoryOption(NamedTuple):
@@ -150,14 +65,14 @@ PLACES = {
 OPTIONS = (
     MemoryOption(
         "memory_tokens",
-        _count(0, MAX_MEMORY_TOKENS, "; the paper uses 5 to 20"),
+        count_kind(0, MAX_MEMORY_TOKENS, "; the paper uses 5 to 20"),
         20,
         FAMILIES,
         "memory tokens in front of {place}; 0 is the model without memory",
     ),
     MemoryOption(
         "memory_decoder_tokens",
-        _count(0, MAX_MEMORY_TOKENS, ""),
+        count_kind(0, MAX_MEMORY_TOKENS, ""),
         0,
         (TRANSLATION,),
         "memory tokens in front of the decoder's input, under the causal mask (default 0, as in "
@@ -165,14 +80,14 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_update",
-        _choice(tuple(sorted(UPDATES))),
+        choice_kind(tuple(sorted(UPDATES))),
         "shared",
         (TRANSLATION, SENTENCE_ENCODER),
         "how the encoder's memory is updated (set by the architecture)",
     ),
     MemoryOption(
         "memory_recurrence",
-        _count(0, None, "; 0 is none"),
+        count_kind(0, None, "; 0 is none"),
         0,
         (TRANSLATION, TRANSFORMER_XL),
         "hand memory on from segment to segment (Transformer-XL), or from sentence to sentence of "
@@ -182,7 +97,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_carry",
-        _choice(CARRIES),
+        choice_kind(CARRIES),
         "gate",
         (TRANSLATION, TRANSFORMER_XL),
         "with --memory-recurrence: memory is handed on through a gate, which weighs what it was "
@@ -191,7 +106,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_init_std",
-        _scale(),
+        scale_kind(),
         None,
         FAMILIES,
         "standard deviation of the initial memory (default: the scale of the embedded text, which "
@@ -200,7 +115,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_positions",
-        _switch(),
+        switch_kind(),
         False,
         BLOCKWISE,
         "number memory and text through: memory takes the first position codes, as in the "
@@ -208,14 +123,14 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_only",
-        _switch(),
+        switch_kind(),
         False,
         FAMILIES,
         "train nothing but memory and its controller (and classification heads), freeze the rest",
     ),
     MemoryOption(
         "memory_head",
-        _choice(HEADS),
+        choice_kind(HEADS),
         "start",
         (SENTENCE_ENCODER,),
         "what a classification head reads: <s> (start, the default), or the maximum and the mean "
@@ -223,7 +138,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_unread",
-        _switch(),
+        switch_kind(),
         False,
         (SENTENCE_ENCODER,),
         "a control: memory reads the text and is read by the head alone, text and <s> never read "
@@ -231,7 +146,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_frozen",
-        _switch(),
+        switch_kind(),
         False,
         (SENTENCE_ENCODER,),
         "a control: the slots stay as they were initialised; with --memory-only nothing but "
@@ -239,7 +154,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_segments",
-        _count(0, 16, "; BERT has 2"),
+        count_kind(0, 16, "; BERT has 2"),
         0,
         (SENTENCE_ENCODER,),
         "segment embeddings: a text's part up to the first </s> has the first, and so on (default "
@@ -247,21 +162,21 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_norm_epsilon",
-        _epsilon(),
+        epsilon_kind(),
         1e-5,
         (SENTENCE_ENCODER,),
         "the layer norms' epsilon (default 1e-5, as in fairseq; BERT has 1e-12)",
     ),
     MemoryOption(
         "memory_no_word_head",
-        _switch(),
+        switch_kind(),
         False,
         (SENTENCE_ENCODER,),
         "leave out the head that predicts masked words, for a checkpoint that has none",
     ),
     MemoryOption(
         "memory_grow",
-        _switch(),
+        switch_kind(),
         False,
         FAMILIES,
         "accept a checkpoint with fewer memory tokens than asked for; the missing ones are freshly "
@@ -269,7 +184,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_bf16",
-        _switch(),
+        switch_kind(),
         False,
         FAMILIES,
         "compute in bfloat16 on a CPU that has it",
@@ -277,7 +192,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_lesion",
-        _lesion(),
+        lesion_kind(),
         "none",
         FAMILIES,
         "at inference, through --model-overrides: hide memory from the text, before the softmax "
@@ -285,7 +200,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_lesion_scope",
-        _choice(LESION_SCOPES),
+        choice_kind(LESION_SCOPES),
         "encoder",
         (TRANSLATION,),
         "where: in the encoder (default), in the decoder's attention to the encoder (cross), in "

@@ -107,16 +107,7 @@ url=${URL:-https://dl.fbaipublicfiles.com/glue/data}
 senteval=${SENTEVAL_URL:-https://dl.fbaipublicfiles.com/senteval/senteval_data}
 
 fetch() { # ADDRESS SHA256
-    local file=$cache/${1##*/}
-    if [ ! -e "$file" ]; then
-        command -v curl >/dev/null || fail "curl is not there; install it, or put the file at $file"
-        echo "== Fetching $1"
-        curl --fail --location --retry 3 --output "$file.partial" "$1" ||
-            fail "cannot fetch $1; run again, set URL to a mirror, or put the file at $file"
-        mv "$file.partial" "$file"
-    fi
-    [ "$(sha256sum "$file" | cut -c 1-64)" = "$2" ] ||
-        fail "$file has not sha256 $2; remove it and run again, or set URL to another mirror"
+    python examples/glue/download.py "$1" "$2" "$cache/${1##*/}" || exit 1
 }
 
 for task in "${tasks[@]}"; do

@@ -13,7 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from glue import Pieces, Stop, write_numbers
+from fairseq_mem_text.errors import TextError
+from glue import Pieces, write_numbers
 
 from fairseq_mem.wordpiece import NAME, UNKNOWN, import_tokenizers, make_tokenizer
 
@@ -42,7 +43,7 @@ def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
         splits["valid" if held_out else "train"] += cut.numbers((line,), 500)
     for split, rows in splits.items():
         if not rows:
-            raise Stop(f"{text} has no line for {split}; give more text")
+            raise TextError(f"{text} has no line for {split}; give more text")
         write_numbers(rows, len(cut.words), partial / "data" / split)
     shutil.copyfile(partial / "dict.txt", partial / "data" / "dict.txt")
     partial.replace(out)
@@ -53,5 +54,5 @@ def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
-    except (Stop, OSError) as problem:
+    except (TextError, OSError) as problem:
         sys.exit(f"vocabulary.py: {problem}")

@@ -1,0 +1,14 @@
+"""Fetch one of GLUE's files, or go on with it: python download.py URL SHA256 FILE."""
+
+import sys
+from pathlib import Path
+
+from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.fetching import Source, fetch
+
+if __name__ == "__main__":
+    url, checksum, file = sys.argv[1:]
+    try:
+        fetch(Source(url, checksum, None, "set URL to a mirror"), Path(file))
+    except (TextError, OSError) as problem:
+        sys.exit(f"prepare.sh: {problem}")

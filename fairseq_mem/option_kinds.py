@@ -1,0 +1,108 @@
+"""Kinds of values of the ``--memory-*`` options: how they are shown, read and checked."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+LESIONS = ("none", "no-read", "zero-read")
+
+
+class Kind(NamedTuple):
+    """A kind of value: how it is shown, read from the command line, and checked.
+
+    Attributes:
+        shown: in usage texts; empty for a switch, which takes no value.
+        parse: raises ``ArgumentTypeError`` for what it cannot read.
+        problem: what is wrong with a value, wherever it comes from; None if nothing is.
+    """
+
+    shown: str
+    parse: Callable[[str], Any]
+    problem: Callable[[Any], str | None]
+
+
+def count_kind(least: int, most: int | None, hint: str) -> Kind:
+    """A whole number from ``least`` to ``most`` (None: any); ``hint`` ends messages."""
+    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def problem(value: Any) -> str | None:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and value >= least and (most is None or value <= most):
+            return None
+        return f"give a whole number {bounds}{hint}"
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if problem(number):
+            outside = f"not between {least} and {most}" if most is not None else f"below {least}"
+            raise argparse.ArgumentTypeError(f"{number} is {outside}{hint}")
+        return number
+
+    return Kind("N", parse, problem)
+
+
+def scale_kind() -> Kind:
+    """A standard deviation, or None."""
+
+    def problem(value: Any) -> str | None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (number and 0 < value < float("inf")):
+            return None
+        return (
+            "give a positive number, or leave it out: with all slots equal (0) they would stay "
+            "equal for ever"
+        )
+
+    return Kind("S", float, problem)
+
+
+def choice_kind(names: tuple[str, ...]) -> Kind:
+    """One of some names."""
+
+    def problem(value: Any) -> str | None:
+        return None if value in names else f"choose one of {', '.join(names)}"
+
+    def parse(text: str) -> str:
+        if wrong := problem(text):
+            raise argparse.ArgumentTypeError(f"{text!r} is unknown; {wrong}")
+        return text
+
+    return Kind("{" + ",".join(names) + "}", parse, problem)
+
+
+def lesion_kind() -> Kind:
+    """The name of a lesion, which no command that trains may order."""
+    choice = choice_kind(LESIONS)
+
+    def parse(text: str) -> str:
+        """Only training commands parse our options, and a lesion is for a trained model."""
+        if text == "none":
+            return text
+        raise argparse.ArgumentTypeError(
+            "a lesion is for inference; train without it, then give fairseq-generate "
+            f"--model-overrides \"{{'memory_lesion': '{text}'}}\""
+        )
+
+    return Kind(choice.shown, parse, choice.problem)
+
+
+def epsilon_kind() -> Kind:
+    """A number between 0 and 1."""
+
+    def problem(value: Any) -> str | None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if number and 0 < value < 1 else "give a number between 0 and 1"
+
+    return Kind("E", float, problem)
+
+
+def switch_kind() -> Kind:
+    """True or False."""
+
+    def problem(value: Any) -> str | None:
+        return None if isinstance(value, bool) else "give True or False"
+
+    return Kind("", str, problem)
