@@ -37,9 +37,11 @@ count_gpus() { # of this machine
     python -c 'import torch; print(torch.cuda.device_count())'
 }
 
+# For training with --cpu. fairseq clips gradients on the GPU if it sees one, and --cpu then fails.
 # glibc gives large blocks of memory back to the kernel after every use; keeping them makes
 # training on a CPU about 4 % faster. OpenMP's threads don't burn a core while they wait.
-tune_cpu() {
+use_cpu() {
+    export CUDA_VISIBLE_DEVICES=
     export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000 OMP_WAIT_POLICY=PASSIVE
 }
 

@@ -75,6 +75,8 @@ def options(data: Path, run: Path, model: str, seed: int, updates: int, device: 
 
 def work(data: Path, run: Path, model: str, seed: int, updates: int, device: str) -> str:
     """Train and score one model, in a process of its own; what it says goes to `run.log`."""
+    if device == "cpu":  # fairseq clips gradients on a GPU if it sees one, and --cpu then fails
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
     from fairseq import options as fairseq_options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf

@@ -46,7 +46,7 @@ fi
 [ -e "$out/dict.txt" ] || python examples/glue/vocabulary.py "$text" "$out" "$pieces" "${arch[@]}" || exit 1
 device=(--fp16)
 [ "$gpus" -gt 0 ] || device=(--cpu)
-[ "$gpus" -gt 0 ] || tune_cpu
+[ "$gpus" -gt 0 ] || use_cpu
 train=(
     fairseq-train "$out/data" --user-dir fairseq_mem --task masked_lm --criterion masked_lm
     --sample-break-mode complete --tokens-per-sample 128 --mask-prob 0.15

@@ -180,7 +180,7 @@ predict=(
 
 # ------------------------------------------------------------ what is missing of it, is done
 
-[ "$gpus" -gt 0 ] || tune_cpu
+[ "$gpus" -gt 0 ] || use_cpu
 keep=()
 [ "${KEEP_MODEL:-1}" != 0 ] || keep=(--drop-model)
 run_stages sentence "$run" --updates "$updates" --devices "$devices" --metrics "${metrics[@]}" "${keep[@]}" \

@@ -29,7 +29,9 @@ def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
     )
     tokenizer.train_from_iterator(lines, trainer)
     vocabulary = tokenizer.get_vocab()
-    pieces = sorted((word for word in vocabulary if word not in SPECIAL), key=vocabulary.get)
+    pieces = sorted(
+        (word for word in vocabulary if word not in SPECIAL), key=lambda word: vocabulary[word]
+    )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

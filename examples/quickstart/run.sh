@@ -61,7 +61,7 @@ raw="$work/raw"          # the verses
 data="$work/data-bin"    # binarised
 run="$work/run-$updates" # checkpoints, the model, its translations
 
-tune_cpu
+use_cpu
 
 # ------------------------------------------------------------ stages
 

@@ -44,6 +44,7 @@ case $model in
         exit 1
         ;;
 esac
+use_cpu
 updates=${UPDATES:-3000}
 seed=${SEED:-1}
 [ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"

@@ -29,6 +29,7 @@ command -v fairseq-train >/dev/null || {
     echo "reversal: fairseq-train is not there; run 'make install' first" >&2
     exit 1
 }
+export CUDA_VISIBLE_DEVICES= # with --cpu fairseq fails where it sees a GPU
 run="$work/$arch-$tokens-$updates"
 mkdir -p "$run"
 

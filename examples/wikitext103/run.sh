@@ -185,7 +185,7 @@ stages=(
         ::: test-zero-read "${evaluate[@]}" --gen-subset test
         --model-overrides "{'memory_lesion': 'zero-read'}"
     )
-[ "$gpus" -gt 0 ] || tune_cpu
+[ "$gpus" -gt 0 ] || use_cpu
 words_per_update=$((block * blocks * devices * accumulate * (segments > 1 ? segments : 1)))
 run_stages language-model "$run" --updates "$updates" --devices "$devices" \
     --data-identity "$data/settings.txt" --dictionaries "$data/dict.txt" \

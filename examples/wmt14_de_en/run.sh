@@ -240,7 +240,7 @@ stages=(::: train "${train[@]}")
 stages+=(::: validate "${validate[@]}" ::: translate "${generate[@]}" ::: score "${score[@]}")
 
 # The launcher starts this script on one node only, see the README.
-[ "$gpus" -gt 0 ] || tune_cpu
+[ "$gpus" -gt 0 ] || use_cpu
 run_stages translation "$run" --updates "$updates" --average "$average" --devices "$devices" \
     --data "$data" --data-identity "$identity" --dictionaries "$data"/dict.*.txt \
     --reference "$reference" \

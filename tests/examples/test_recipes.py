@@ -1,7 +1,9 @@
 """What all commands for training have in common: examples, benchmarks, README.md and docs/."""
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,28 @@ def trainings(path: Path) -> list[list[str]]:
     return [shlex.split(block, comments=True) for block in blocks]
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_a_gpu_is_hidden_from_training_on_the_cpu(path):
+    """Else fairseq's `--cpu` fails in `--clip-norm`, on every machine that has one."""
+    text = path.read_text(encoding="utf-8")
+    assert "--cpu" in text
+    assert "use_cpu" in text or "export CUDA_VISIBLE_DEVICES= " in text
+
+
+def test_use_cpu_hides_the_gpus():
+    command = '. scripts/recipe.sh && use_cpu && python -c "import os; print(os.environ)"'
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0"}
+    ran = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert "'CUDA_VISIBLE_DEVICES': ''" in ran.stdout, ran.stderr
+
+
 def test_these_are_the_recipes():
     names = {path.parent.name for path in RECIPES}
     assert names == {"glue", "quickstart", "recall", "reversal", "wikitext103", "wmt14_de_en"}
     assert {path.name: len(trainings(path)) for path in PAGES if trainings(path)} == {
-        "README.md": 1, "own-data.md": 1, "language-models.md": 2, "sentence-encoders.md": 2,
+        "README.md": 1, "documents.md": 2, "own-data.md": 1, "language-models.md": 2, "sentence-encoders.md": 2,
     }  # fmt: skip
 
 
