@@ -98,7 +98,8 @@ def _check_context_window(arguments: Sequence[str]) -> None:
 
 def _check_architecture(arguments: Sequence[str]) -> None:
     """About an architecture without memory fairseq would say "unrecognized arguments" alone."""
-    given = [word.partition("=")[0] for word in arguments if word.startswith("--memory-")]
+    beginnings = ("--memory-", "--attention-sink")
+    given = [word.partition("=")[0] for word in arguments if word.startswith(beginnings)]
     # fairseq itself has --memory-efficient-fp16 and --memory-efficient-bf16
     given = [word for word in given if not word.startswith("--memory-efficient")]
     if not given:

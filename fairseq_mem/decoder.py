@@ -176,7 +176,14 @@ class MemTransformerDecoder(TransformerDecoderBase):
             )
             inner_states.append(x[memory:])
             if wanted and weights is not None:
-                attn = OnDemand(partial(self._to_source, weights, alignment_heads, memory, x))
+                static = (
+                    0
+                    if layer.encoder_attn.controls is None
+                    else (layer.encoder_attn.controls.static)
+                )
+                attn = OnDemand(
+                    partial(self._to_source, weights, alignment_heads, memory, static, x)
+                )
 
         x = x[memory:]
         if self.layer_norm is not None:
@@ -190,15 +197,22 @@ class MemTransformerDecoder(TransformerDecoderBase):
         """Whether layers run twice, first without gradients (``--checkpoint-activations``)."""
         return self.training and self.cfg.checkpoint_activations
 
-    def _to_source(self, weights: Any, heads: int | None, memory: int, like: Tensor) -> Tensor:
+    def _to_source(
+        self, weights: Any, heads: int | None, memory: int, static: int, like: Tensor
+    ) -> Tensor:
         """Attention of the target's text to the source's, averaged over heads: B x T x S.
 
         Args:
-            weights: H x B x (m+T) x (m'+S), or what computes them.
+            weights: H x B x (m+T) x (m'+S+N), or what computes them.
+            heads: so many only.
+            memory: m.
+            static: N, keys that no position has, the last.
+            like: whose precision it gets.
         """
         weights = weights() if callable(weights) else weights
         weights = weights.float().to(like)
-        weights = weights[:heads].mean(dim=0)[:, memory:, self.source_memory_tokens :]
+        end = weights.size(3) - static
+        weights = weights[:heads].mean(dim=0)[:, memory:, self.source_memory_tokens : end]
         return weights.contiguous()  # fairseq's criterion takes a view
 
     def _embed(

@@ -1,11 +1,13 @@
-"""The ``--memory-*`` options: one table, from which parsers, defaults and checks are made.
+"""The ``--memory-*`` options and the controls: one table, which makes parsers, defaults and checks.
 
-Names begin with ``memory_``: fairseq routes ``encoder_*`` and ``decoder_*`` into nested configs.
+Names begin with ``memory_`` (but for ``attention_sink``): fairseq routes ``encoder_*`` and
+``decoder_*`` into nested configs.
 """
 
 import ast
 from typing import Any, NamedTuple
 
+from .attention.controls import has_controls
 from .errors import UserError
 from .option_kinds import (
     Kind,
@@ -122,11 +124,26 @@ OPTIONS = (
         "authors' code (default: memory takes none)",
     ),
     MemoryOption(
+        "memory_static",
+        _count(0, MAX_MEMORY_TOKENS, ""),
+        0,
+        FAMILIES,
+        "a control: N trained keys and values in every attention, never updated (default 0)",
+    ),
+    MemoryOption(
+        "attention_sink",
+        _switch(),
+        False,
+        FAMILIES,
+        "a control: one learned number a head in the softmax's denominator of every attention",
+    ),
+    MemoryOption(
         "memory_only",
         switch_kind(),
         False,
         FAMILIES,
-        "train nothing but memory and its controller (and classification heads), freeze the rest",
+        "train nothing but memory, its controller, the controls (and classification heads), freeze "
+        "the rest",
     ),
     MemoryOption(
         "memory_head",
@@ -263,7 +280,7 @@ def check_memory_options(args: Any, family: str) -> None:
                 "out"
             )
     memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
-    if args.memory_only and memory == 0:
+    if args.memory_only and memory == 0 and not has_controls(args):
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"
         )
@@ -303,21 +320,23 @@ def check_transformer_options(args: Any) -> None:
         UserError: names the option and what to do.
     """
     memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
+    ours = memory > 0 or has_controls(args)
     if args.memory_positions and args.no_token_positional_embeddings:
         raise UserError(
             "memory_positions has no position codes to give with --no-token-positional-embeddings; "
             "leave one of the two out"
         )
     for side in ("encoder", "decoder"):
-        if memory > 0 and getattr(args, f"{side}_xformers_att_config", None) is not None:
+        if ours and getattr(args, f"{side}_xformers_att_config", None) is not None:
             raise UserError(
                 f"--{side}-xformers-att-config does not know memory; leave it out: attention "
                 "already runs through torch's fused kernels"
             )
-    if memory > 0 and getattr(args, "cross_self_attention", False):
+    if ours and getattr(args, "cross_self_attention", False):
         raise UserError(
             "--cross-self-attention concatenates the encoder's output with the decoder's input, "
-            "where memory has no place of its own; leave it out, or set --memory-tokens 0"
+            "where memory has no place of its own; leave it out, or set --memory-tokens 0 (and "
+            "neither --memory-static nor --attention-sink)"
         )
 
 

@@ -15,6 +15,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 from .beam_cache import BeamCache, GrowingCache, sentences_left
+from .controls import AttentionControls, controls_for
 
 State = dict[str, Any]
 CACHE = "attn_state"  # the name under which fairseq's attention keeps its own
@@ -51,6 +52,7 @@ def build_attention(
         qn_block_size=cfg.quant_noise.pq_block_size,
         **kind,
     )
+    attention.controls = controls_for(cfg, attention.num_heads, attention.head_dim)
     scope = "cross" if side == "decoder" and cross else side
     if cfg.memory_lesion != "none" and cfg.memory_lesion_scope in (scope, "all"):
         attention.lesion = cfg.memory_lesion
@@ -69,6 +71,8 @@ class FusedAttention(MultiheadAttention):
             attends to memory is set to zero after the softmax.
         lesioned_keys: leading keys that are memory.
         memory_queries: leading queries that are memory, in the first step if there are steps.
+        controls: a sink and static keys and values, or None. The static ones are the last of the S
+            keys in weights, and what a sink takes is missing from their sums.
         offers_weights: in place of weights that were not asked for, a function is returned that
             computes them, H x B x T x S; of attention to the source, whose keys stay what they are.
     """
@@ -77,11 +81,13 @@ class FusedAttention(MultiheadAttention):
     offers_weights = False
     lesioned_keys = 0
     memory_queries = 0
+    controls: AttentionControls | None
     fused_weight: Tensor | None
     fused_bias: Tensor | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.controls = None
         # filled before inference; they move with the module but are not in its checkpoints
         self.register_buffer("fused_weight", None, persistent=False)
         self.register_buffer("fused_bias", None, persistent=False)
@@ -130,6 +136,8 @@ class FusedAttention(MultiheadAttention):
             grown = cast(GrowingCache, cache or GrowingCache.empty(k, beam))
             k, v, key_padding_mask = grown.append(k, v, key_padding_mask)
             self.set_incremental_state(incremental_state, CACHE, grown)
+            if self.controls is not None:
+                k, v, key_padding_mask = self.controls.append(k, v, key_padding_mask)
         else:
             if self.self_attention:
                 q, k, v = map(self._split_heads, self._project(query))
@@ -138,6 +146,8 @@ class FusedAttention(MultiheadAttention):
                 k, v = self._split_heads(self.k_proj(key)), self._split_heads(self.v_proj(value))
             k, v = k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)  # B or G x H x S x D
             beam = batch // k.size(0)
+            if self.controls is not None:
+                k, v, key_padding_mask = self.controls.append(k, v, key_padding_mask)
             if incremental_state is not None:
                 cache = BeamCache(k, v, beam, key_padding_mask)
                 self.set_incremental_state(incremental_state, CACHE, cache)
@@ -151,6 +161,8 @@ class FusedAttention(MultiheadAttention):
         )
 
         mask = attn_mask  # boolean (True where masked), or added to the scores
+        if self.controls is not None:
+            mask = self.controls.extend(mask)
         if key_padding_mask is not None:
             mask = _join(mask, key_padding_mask.bool()[:, None, None, :])  # B x 1 x 1 x S
         hidden = None
@@ -170,7 +182,10 @@ class FusedAttention(MultiheadAttention):
             x = F.dropout(weights.type_as(v), dropout) @ v
         else:
             allowed = ~mask if mask is not None and mask.dtype == torch.bool else mask
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+            attend = (
+                F.scaled_dot_product_attention if self.controls is None else self.controls.attend
+            )
+            x = attend(q, k, v, allowed, dropout)
         if asked and weights is not None:
             weights = _by_head(weights, beam, length)
             weights = weights if need_head_weights else weights.mean(dim=0)
@@ -205,7 +220,7 @@ class FusedAttention(MultiheadAttention):
 
     def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, hidden: Tensor | None) -> Tensor:
         """What is multiplied with the values, but for dropout: G x H x (K*T) x S."""
-        weights = _attention_weights(q * self.scaling, k, mask)
+        weights = _attention_weights(q * self.scaling, k, mask, self.controls)
         if self.lesion == "zero-read" and hidden is not None:
             weights = weights.masked_fill(hidden, 0.0)
         return weights
@@ -234,6 +249,8 @@ class FusedAttention(MultiheadAttention):
     def _adaptive_prune_heads(self, reserve_head_index: list[tuple[int, int]]) -> None:
         """Hook of fairseq's pruning: keep some heads only; the projections change."""
         self._forget_fused()
+        if self.controls is not None:
+            self.controls.keep_heads([start // self.head_dim for start, _ in reserve_head_index])
         super()._adaptive_prune_heads(reserve_head_index)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -275,11 +292,14 @@ def _join(mask: Tensor | None, masked: Tensor | None) -> Tensor | None:
     return torch.where(masked, float("-inf"), mask)
 
 
-def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+def _attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor | None, controls: AttentionControls | None
+) -> Tensor:
     """The softmax, at least in float32; a query without any key gets zeros, not NaN."""
+    softmax = partial(torch.softmax, dim=-1) if controls is None else controls.softmax
     scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32))
     if mask is None:
-        return torch.softmax(scores, dim=-1)
+        return softmax(scores)
     masked = mask if mask.dtype == torch.bool else mask == float("-inf")
     scores = scores.masked_fill(masked, float("-inf"))
-    return torch.softmax(scores, dim=-1).masked_fill(masked.all(dim=-1, keepdim=True), 0.0)
+    return softmax(scores).masked_fill(masked.all(dim=-1, keepdim=True), 0.0)

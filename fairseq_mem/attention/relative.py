@@ -7,7 +7,7 @@ With queries q, keys k and one sinusoidal code R_d for every distance d = i - j:
 
 Memory is at no distance from anything: it has no position term, and distances between words are
 what they are without it. So a model's text reads on in its cache as if memory were not there, and
-nothing but their vectors tells memory slots apart.
+nothing but their vectors tells memory slots apart. Static keys (``controls``) are like memory.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..training.dropout import Dropout
+from .controls import AttentionControls
 
 
 def distance_codes(distances: Tensor, channels: int) -> Tensor:
@@ -38,15 +39,18 @@ class RelativeAttention(nn.Module):
             memory is set to zero after the softmax.
 
     Attributes:
-        recorder: given the weights of every call, H x B x (r+T+w) x (m+L+T+w) with the letters of
-            :meth:`forward`; None: nobody wants to see them.
+        recorder: given the weights of every call, H x B x (r+T+w) x (m+L+T+w+N) with the letters
+            of :meth:`forward` and N static keys; None: nobody wants to see them.
+        controls: a sink and N static keys and values, or None.
     """
 
     recorder: Callable[[Tensor], None] | None = None
+    controls: AttentionControls | None
 
     def __init__(self, embed_dim: int, heads: int, dropout: float, lesion: str = "none") -> None:
         super().__init__()
         self.heads, self.head_dim, self.lesion = heads, embed_dim // heads, lesion
+        self.controls = None
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim, bias=False)
         self.r_proj = nn.Linear(embed_dim, embed_dim, bias=False)
@@ -117,23 +121,49 @@ class RelativeAttention(nn.Module):
             parts.append(self._attend_content(content[:, :, reading + text :], k, v, None))
         out = parts[0][0] if len(parts) == 1 else torch.cat([part for part, _ in parts], dim=2)
         if self.recorder is not None:
-            keys = kv.size(1)
-            whole = [F.pad(w, (0, keys - w.size(3))) for _, w in parts if w is not None]
+            whole = [self._spread(w, kv.size(1)) for _, w in parts if w is not None]
             self.recorder(torch.cat(whole, dim=2))
         return self.out_proj(out.permute(1, 2, 0, 3).flatten(2))
+
+    def _spread(self, weights: Tensor, keys: int) -> Tensor:
+        """Weights of the first keys and the static ones, as of all: H x B x T x (keys+N)."""
+        static = 0 if self.controls is None else self.controls.static
+        seen = weights.size(3) - static
+        return torch.cat([F.pad(weights[..., :seen], (0, keys - seen)), weights[..., seen:]], dim=3)
+
+    def _append_static(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the static pairs behind keys and values, H x B x S x D each."""
+        if self.controls is None or self.controls.static == 0:
+            return k, v
+        k, v, _ = self.controls.append(k.transpose(0, 1), v.transpose(0, 1))
+        return k.transpose(0, 1), v.transpose(0, 1)
+
+    def _softmax(self, scores: Tensor) -> Tensor:
+        """Of H x B x T x S, at least in float32."""
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        if self.controls is None:
+            return torch.softmax(scores, dim=3, dtype=precise)
+        return self.controls.softmax(scores.to(precise).transpose(0, 1)).transpose(0, 1)
 
     def _attend_content(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Memory's attention, without positions; ``allowed`` is m x S, True where it may look."""
         dropout = self.dropout_module.p if self.dropout_module.active else 0.0
-        if self.recorder is None:
+        controls = self.controls
+        k, v = self._append_static(k, v)
+        if controls is not None and allowed is not None:
+            allowed = F.pad(allowed, (0, controls.static), value=True)
+        if self.recorder is None and controls is None:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
             return out, None
+        if self.recorder is None and controls is not None:
+            q, k, v = (side.transpose(0, 1) for side in (q, k, v))
+            return controls.attend(q, k, v, allowed, dropout).transpose(0, 1), None
         scores = q @ k.transpose(2, 3) * self.head_dim**-0.5
         if allowed is not None:
             scores = scores.masked_fill(~allowed, float("-inf"))
-        weights = torch.softmax(scores, dim=3)
+        weights = self._softmax(scores).to(v.dtype)
         return F.dropout(weights, dropout) @ v, weights
 
     def _attend_text(
@@ -143,24 +173,27 @@ class RelativeAttention(nn.Module):
         heads, batch, text, size = content.shape
         scale = size**-0.5
         content = (content * scale).flatten(0, 1)  # (H*B) x T x D
-        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (H*B) x (m+S) x D with S = L+T
-        span = k.size(1) - memory  # S
+        seen = k.size(2)
+        span = seen - memory  # S = L+T
+        k, v = self._append_static(k, v)
+        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (H*B) x (m+S+N) x D
         # One product for every distance (H x B*T x (S+1)), then shifted row by row: in memory row
         # i of the result, S wide, begins one place further left than row i of the product, S+1
         # wide. What this puts above the diagonal is of another row, and masked below.
         scores = (placed * scale).flatten(1, 2) @ positions
         scores = scores.view(heads * batch, text * (span + 1))[:, text:].unflatten(1, (text, span))
-        scores = torch.baddbmm(scores, content, k[:, memory:].transpose(1, 2))
+        scores = torch.baddbmm(scores, content, k[:, memory:seen].transpose(1, 2))
         later = torch.ones(text, text, dtype=torch.bool, device=k.device).triu(1)
         with torch.no_grad():  # the softmax gives no gradient where the weight is zero
             scores[:, :, span - text :].masked_fill_(later, float("-inf"))
         unread = memory if self.lesion == "no-read" else 0
         if unread > 0:
             memory, v = 0, v[:, memory:]
-        if memory > 0:
-            scores = torch.cat([content @ k[:, :memory].transpose(1, 2), scores], dim=2)
-        precise = torch.promote_types(scores.dtype, torch.float32)
-        weights = torch.softmax(scores, dim=2, dtype=precise)
+        placeless = [k[:, :memory], k[:, seen:]]  # memory in front of the text, static keys behind
+        if memory > 0 or k.size(1) > seen:
+            front, behind = (content @ part.transpose(1, 2) for part in placeless)
+            scores = torch.cat([front, scores, behind], dim=2)
+        weights = self._softmax(scores.unflatten(0, (heads, batch))).flatten(0, 1)
         if self.lesion == "zero-read" and memory > 0:
             weights = torch.cat(
                 [torch.zeros_like(weights[:, :, :memory]), weights[:, :, memory:]], 2

@@ -21,6 +21,7 @@ from fairseq.models.transformer import TransformerConfig
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
+from ..attention.controls import has_controls
 from ..dictionaries import note_dictionaries
 from ..errors import UserError
 from ..options import (
@@ -329,6 +330,7 @@ def _is_stock(args: Any) -> bool:
     """Whether the layers have nothing of ours."""
     return (
         args.memory_tokens == 0
+        and not has_controls(args)
         and args.memory_update == "shared"
         and not args.memory_positions
         and args.memory_segments == 0

@@ -10,6 +10,7 @@ from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, transformer_legacy
 from torch import Tensor, nn
 
+from ..attention.controls import has_controls
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..encoder import MemTransformerEncoder
@@ -225,7 +226,8 @@ class MemTransformerModel(MemoryModel, TransformerModel):
 
 def _is_stock(cfg: Any) -> bool:
     """Whether the encoder has nothing of ours."""
-    return cfg.memory_tokens == 0 and cfg.memory_update == "shared" and not cfg.memory_positions
+    plain = cfg.memory_tokens == 0 and cfg.memory_update == "shared" and not cfg.memory_positions
+    return plain and not has_controls(cfg)
 
 
 def _keep_both_sides(args: Any) -> None:

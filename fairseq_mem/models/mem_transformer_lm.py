@@ -9,6 +9,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture, transformer_lm
 from fairseq.models.transformer import TransformerConfig
 
+from ..attention.controls import has_controls
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..errors import UserError
@@ -53,7 +54,7 @@ class MemTransformerLanguageModel(MemoryModel, transformer_lm.TransformerLanguag
         check_transformer_options(args)
         note_dictionaries(args, task)
         _check(args, task)
-        if args.memory_tokens == 0 and not args.memory_positions:
+        if args.memory_tokens == 0 and not args.memory_positions and not has_controls(args):
             model = super().build_model(args, task)
         else:
             model = cls(cls._build_decoder(args, task))

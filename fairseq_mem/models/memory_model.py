@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from fairseq.models import BaseFairseqModel
 
+from ..attention.controls import NAME as CONTROLS
+from ..attention.controls import fit_controls
 from ..memory import MemoryTokens, fit_checkpoint
 from ..options import refuse_training
 from ..streaming.carry import fit_carry
 
 logger = logging.getLogger(__name__)
 
-OF_MEMORY = {"memory", "controller", "carry"}  # modules that --memory-only trains
+OF_MEMORY = {"memory", "controller", "carry", CONTROLS}  # modules that --memory-only trains
 
 
 class MemoryModel(BaseFairseqModel):
@@ -38,7 +40,7 @@ class MemoryModel(BaseFairseqModel):
         return super().forward(*args, **kwargs)
 
     def freeze_for(self, args: Any) -> None:
-        """Apply ``--memory-only``: whatever is not memory or its controller is not trained."""
+        """Apply ``--memory-only``: train memory, its controller and the controls alone."""
         if args.memory_only:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad = not OF_MEMORY.isdisjoint(name.split("."))
@@ -67,6 +69,7 @@ class MemoryModel(BaseFairseqModel):
             self.fit_memory(state_dict, f"{prefix}{place}.memory", place)
             carry = getattr(getattr(self, place, None), "carry", None)
             fit_carry(state_dict, f"{prefix}{place}.carry", carry)
+        fit_controls(state_dict, prefix, self, self.args.memory_grow)
 
     def fit_memory(self, state_dict: dict[str, Any], name: str, place: str) -> None:
         """Fit the memory of one place to ours; ``name`` is that of the memory in the checkpoint."""

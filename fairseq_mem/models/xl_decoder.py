@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from fairseq.models import FairseqDecoder
 from torch import Tensor, nn
 
+from ..attention.controls import controls_for
 from ..attention.relative import RelativeAttention, distance_codes
 from ..memory import MemoryTokens
 from ..precision import without_autocast
@@ -41,6 +42,7 @@ class XLLayer(nn.Module):
         self.self_attn = RelativeAttention(
             dim, args.decoder_attention_heads, args.attention_dropout, args.memory_lesion
         )
+        self.self_attn.controls = controls_for(args, self.self_attn.heads, self.self_attn.head_dim)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
         self.final_layer_norm = nn.LayerNorm(dim)

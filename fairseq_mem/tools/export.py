@@ -296,6 +296,8 @@ def _check_options(checkpoint: Path, state: dict[str, Any]) -> None:
         f"--context-sentences {context}": context > 0,
         f"--memory-update {update}": update != "shared",
         f"--memory-lesion {lesion}": lesion != "none",
+        f"--memory-static {option('memory_static', 0)}": option("memory_static", 0) > 0,
+        "--attention-sink": option("attention_sink"),
         "--layernorm-embedding would normalise memory too": (
             memory > 0 and option("layernorm_embedding")
         ),

@@ -29,8 +29,10 @@ def may_attend(query: tuple[str, int], key: tuple[str, int], free: bool) -> bool
 def attend(attention, read, past, text, write, free: bool, drop_memory: bool = False):
     """What read slots, text and write slots (each N x C) get from attention.
 
-    With ``drop_memory`` the text's weights on memory are zeroed after the softmax.
+    With ``drop_memory`` the text's weights on memory are zeroed after the softmax. Everybody sees
+    the static keys of the attention's controls, and the sink takes its share.
     """
+    controls = attention.controls
     heads, size = attention.heads, attention.head_dim
     channels = heads * size
     key_weight, value_weight = attention.kv_proj.weight.split(channels)
@@ -59,6 +61,15 @@ def attend(attention, read, past, text, write, free: bool, drop_memory: bool = F
                     score = score + (q + attention.v[h]) @ placed[part]
                 exponents[n] = torch.exp(score / math.sqrt(size))
             total = sum(exponents.values())
+            for n in range(controls.static if controls is not None else 0):
+                score = (q + attention.u[h]) @ controls.static_keys[h, n]
+                total += torch.exp(score / math.sqrt(size))
+            if controls is not None and controls.sink is not None:
+                total += torch.exp(controls.sink[h])
+            for n in range(controls.static if controls is not None else 0):
+                score = (q + attention.u[h]) @ controls.static_keys[h, n]
+                weight = torch.exp(score / math.sqrt(size)) / total
+                mixed[part] += weight * controls.static_values[h, n]
             for n, exponent in exponents.items():
                 if drop_memory and query[0] == "text" and keys[n][0][0] == "read":
                     continue
