@@ -23,7 +23,10 @@ setup(
         *SERVING,
     ],
     package_dir={name: f"serve/{name.replace('.', '/')}" for name in SERVING},
-    package_data={name: ["py.typed", "page/*"] for name in ("fairseq_mem", *SERVING)},
+    package_data={
+        name: ["py.typed", "page/*", "tools/insight/page.html"]
+        for name in ("fairseq_mem", *SERVING)
+    },
     install_requires=[
         # The fork of fairseq that imports on Python 3.11 and newer. Exact, because we build on
         # its internals.
@@ -61,7 +64,7 @@ setup(
             "starlette>=0.40,<2",
             "uvicorn>=0.30,<1",
         ],
-        "analysis": ["matplotlib>=3.8", "scipy>=1.11"],  # report, lesion
+        "analysis": ["matplotlib>=3.8", "scipy>=1.11"],  # report, lesion, attention
     },
     entry_points={
         "console_scripts": [

@@ -23,6 +23,7 @@ from .. import __version__
 from ..errors import UserError
 
 COMMANDS: tuple[str, ...] = (
+    "attention",
     "average",
     "context",
     "export",
