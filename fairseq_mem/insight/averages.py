@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .reader import Reading
-from .views import CROSS, DECODER, ENCODER, GROUPS, MEMORY, TEXT, WRITTEN, View
+from .views import CROSS, GROUPS, MEMORY, ORDER, TEXT, WRITTEN, View
 
 READERS = ("memory", "text", "written")  # who attends: groups of rows
 TENTHS = 10  # of the text, in which a slot's attention is told
@@ -153,8 +153,7 @@ class Averages:
 
     def add(self, reading: Reading) -> None:
         """Add a batch."""
-        order = {ENCODER: 0, DECODER: 1, CROSS: 2}
-        for view in sorted(reading.views, key=lambda view: (order[view.kind], view.layer)):
+        for view in sorted(reading.views, key=lambda view: (ORDER.index(view.kind), view.layer)):
             key = view.kind, view.layer
             if key not in self.layers:
                 self.layers[key] = LayerSums(view.weights.size(0))

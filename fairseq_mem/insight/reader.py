@@ -211,7 +211,7 @@ class Reader:
         (tokens,) = rows
         decoder = self.model.decoder
         memory = 0 if decoder.memory is None else decoder.memory.tokens
-        segment = self.task.args.tokens_per_sample
+        segment = self.model.args.tokens_per_sample
         with self._watching() as (maps, states):
             self.model(tokens[None], segment=segment)
         groups = [self.groups[1][part][None] for part in tokens.split(segment)]

@@ -25,6 +25,7 @@ MEMORY, WORDS, PUNCTUATION, MARKS, CACHE, WRITTEN, STATIC = range(len(GROUPS))
 TEXT = (WORDS, PUNCTUATION, MARKS)
 PADDING = -1
 ENCODER, DECODER, CROSS = "encoder", "decoder", "cross"
+ORDER = (ENCODER, CROSS, DECODER)  # in which they are shown
 
 _NAME = re.compile(
     r"(?P<side>encoder|decoder)(?:\.sentence_encoder)?\."
@@ -105,7 +106,7 @@ def views(
         for number, weights in enumerate(calls):
             found[match["side"], first + number, match["part"]] = weights
     out = []
-    for (side, layer, part), weights in sorted(found.items(), key=lambda item: item[0][:2]):
+    for (side, layer, part), weights in found.items():
         text = source if side == ENCODER or part == "encoder_attn" else target
         assert text is not None
         if part == "controller.self_attn":
@@ -120,7 +121,7 @@ def views(
             rows = _around(own, weights.size(2) - own.size(1), 0)
         kind = CROSS if part == "encoder_attn" else side
         out.append(View(kind, layer, 0, weights, rows, _around(text, memory, static)))
-    return out
+    return sorted(out, key=lambda view: (ORDER.index(view.kind), view.layer))
 
 
 def _joined(
