@@ -15,7 +15,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 
 from .attention.beam_cache import ancestry_mask, extend_ancestry, sentences_left
-from .attention.fused import FusedAttention, State, build_attention
+from .attention.fused import FusedAttention, State, build_attention, spare_layers
 from .layers import wrap_layer
 from .memory import causal_mask, memory_for
 from .precision import without_autocast
@@ -103,6 +103,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
         self.memory = (
             memory_for(cfg, cfg.memory_decoder_tokens, self.embed_dim) if needs_memory else None
         )
+        spare_layers(self.layers, cfg)
         use_fast_dropout(self)
 
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> Any:

@@ -15,6 +15,7 @@ from fairseq.models.transformer import TransformerEncoderBase
 from torch import Tensor, nn
 
 from .attention.beam_cache import expect, sentences_left
+from .attention.fused import spare_layers
 from .layers import wrap_layer
 from .memory import memory_for
 from .streaming.carry import carry_for
@@ -52,6 +53,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
         self.memory = memory_for(cfg, cfg.memory_tokens, embed_tokens.embedding_dim)
         self.recurrent = getattr(cfg, "memory_recurrence", 0) > 0 and cfg.memory_tokens > 0
         self.carry = carry_for(cfg, embed_tokens.embedding_dim)
+        spare_layers(self.layers, cfg)
         use_fast_dropout(self)
 
     def build_encoder_layer(self, cfg: Any) -> Any:

@@ -96,3 +96,9 @@ def guard_fairseq() -> None:
     """Let fairseq evaluate literals only; fairseq's files stay as they are."""
     for name in MODULES:
         import_module(f"fairseq.{name}").eval = evaluate  # type: ignore[attr-defined]
+
+
+def numbers_of(text: str | None) -> list[int] | None:
+    """The numbers in ``0,3``; None of None, and of text that is no such list."""
+    parts = (text or "").split(",")
+    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else None

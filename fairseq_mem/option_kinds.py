@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .literals import numbers_of
+
 LESIONS = ("none", "no-read", "zero-read")
 
 
@@ -97,6 +99,17 @@ def epsilon_kind() -> Kind:
         return None if number and 0 < value < 1 else "give a number between 0 and 1"
 
     return Kind("E", float, problem)
+
+
+def numbers_kind() -> Kind:
+    """Whole numbers from 0 in one text, with commas: of slots, of layers."""
+
+    def problem(value: Any) -> str | None:
+        if value is None or (isinstance(value, str) and numbers_of(value) is not None):
+            return None
+        return "give numbers from 0 in quotation marks, '0' or '0,3'"
+
+    return Kind("N,N", str, problem)
 
 
 def switch_kind() -> Kind:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from .attention.controls import has_controls
 from .errors import UserError
+from .literals import numbers_of
 from .option_kinds import (
     Kind,
     choice_kind,
     count_kind,
     epsilon_kind,
     lesion_kind,
+    numbers_kind,
     scale_kind,
     switch_kind,
 )
@@ -125,14 +127,14 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_static",
-        _count(0, MAX_MEMORY_TOKENS, ""),
+        count_kind(0, MAX_MEMORY_TOKENS, ""),
         0,
         FAMILIES,
         "a control: N trained keys and values in every attention, never updated (default 0)",
     ),
     MemoryOption(
         "attention_sink",
-        _switch(),
+        switch_kind(),
         False,
         FAMILIES,
         "a control: one learned number a head in the softmax's denominator of every attention",
@@ -223,6 +225,22 @@ OPTIONS = (
         "where: in the encoder (default), in the decoder's attention to the encoder (cross), in "
         "the decoder's self-attention, or in all three",
     ),
+    MemoryOption(
+        "memory_lesion_slots",
+        numbers_kind(),
+        None,
+        FAMILIES,
+        "of these memory slots alone, numbered from 0: '0,3' (default: of all)",
+        at_inference=True,
+    ),
+    MemoryOption(
+        "memory_lesion_layers",
+        numbers_kind(),
+        None,
+        FAMILIES,
+        "in these layers alone, of the encoder and of the decoder, numbered from 0 (default: all)",
+        at_inference=True,
+    ),
 )
 
 
@@ -280,6 +298,14 @@ def check_memory_options(args: Any, family: str) -> None:
                 "out"
             )
     memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
+    slots = max(args.memory_tokens, getattr(args, "memory_decoder_tokens", 0))
+    depth = max(getattr(args, f"{side}_layers", None) or 0 for side in ("encoder", "decoder"))
+    for name, count in (("memory_lesion_slots", slots), ("memory_lesion_layers", depth)):
+        value = getattr(args, name)
+        if value is not None and args.memory_lesion == "none":
+            raise UserError(f"{name} is {value!r}, and there is no lesion; give memory_lesion too")
+        if value is not None and max(numbers_of(value) or [0]) >= count:
+            raise UserError(f"{name} is {value!r}, and the model has {count}, numbered from 0")
     if args.memory_only and memory == 0 and not has_controls(args):
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
+from ..literals import numbers_of
 from .beam_cache import BeamCache, GrowingCache, sentences_left
 from .controls import AttentionControls, controls_for
 
@@ -57,8 +58,18 @@ def build_attention(
     if cfg.memory_lesion != "none" and cfg.memory_lesion_scope in (scope, "all"):
         attention.lesion = cfg.memory_lesion
         attention.lesioned_keys = lesioned_keys
+        attention.lesioned_slots = numbers_of(cfg.memory_lesion_slots)
         attention.memory_queries = memory_queries
     return attention
+
+
+def spare_layers(layers: Any, cfg: Any) -> None:
+    """Leave the lesion in the layers that ``memory_lesion_layers`` names alone."""
+    chosen = numbers_of(cfg.memory_lesion_layers)
+    for number, layer in enumerate(layers):
+        for module in layer.modules() if chosen is not None and number not in chosen else ():
+            if hasattr(module, "lesion"):
+                module.lesion = "none"
 
 
 class FusedAttention(MultiheadAttention):
@@ -70,6 +81,7 @@ class FusedAttention(MultiheadAttention):
         lesion: ``"none"``; ``"no-read"``: text may not attend to memory; ``"zero-read"``: what it
             attends to memory is set to zero after the softmax.
         lesioned_keys: leading keys that are memory.
+        lesioned_slots: the numbers of those among them that the lesion is of; None: of all.
         memory_queries: leading queries that are memory, in the first step if there are steps.
         controls: a sink and static keys and values, or None. The static ones are the last of the S
             keys in weights, and what a sink takes is missing from their sums.
@@ -80,6 +92,7 @@ class FusedAttention(MultiheadAttention):
     lesion = "none"
     offers_weights = False
     lesioned_keys = 0
+    lesioned_slots: list[int] | None = None
     memory_queries = 0
     controls: AttentionControls | None
     fused_weight: Tensor | None
@@ -267,11 +280,14 @@ class FusedAttention(MultiheadAttention):
         return [projection(x) for projection in self._projections()]
 
     def _text_meets_memory(self, queries: int, keys: int, beam: int, first_step: bool) -> Tensor:
-        """(K*T) x S, True where the query is text and the key is memory."""
+        """(K*T) x S, True where the query is text and the key is memory (that has the lesion)."""
         device = self.q_proj.weight.device
         text = torch.arange(queries, device=device) >= (self.memory_queries if first_step else 0)
-        memory = self.lesioned_keys * (beam if self.self_attention else 1)
-        return text.repeat(beam)[:, None] & (torch.arange(keys, device=device) < memory)
+        slots = torch.arange(keys, device=device) // (beam if self.self_attention else 1)
+        memory = slots < self.lesioned_keys
+        if self.lesioned_slots is not None:
+            memory &= torch.isin(slots, torch.tensor(self.lesioned_slots, device=device))
+        return text.repeat(beam)[:, None] & memory
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """T x B x C -> T x B x H x D."""

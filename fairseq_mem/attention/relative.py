@@ -42,9 +42,11 @@ class RelativeAttention(nn.Module):
         recorder: given the weights of every call, H x B x (r+T+w) x (m+L+T+w+N) with the letters
             of :meth:`forward` and N static keys; None: nobody wants to see them.
         controls: a sink and N static keys and values, or None.
+        lesioned_slots: the numbers of the read slots that the lesion is of; None: of all.
     """
 
     recorder: Callable[[Tensor], None] | None = None
+    lesioned_slots: list[int] | None = None
     controls: AttentionControls | None
 
     def __init__(self, embed_dim: int, heads: int, dropout: float, lesion: str = "none") -> None:
@@ -186,18 +188,20 @@ class RelativeAttention(nn.Module):
         later = torch.ones(text, text, dtype=torch.bool, device=k.device).triu(1)
         with torch.no_grad():  # the softmax gives no gradient where the weight is zero
             scores[:, :, span - text :].masked_fill_(later, float("-inf"))
-        unread = memory if self.lesion == "no-read" else 0
+        some = self.lesioned_slots
+        unread = memory if self.lesion == "no-read" and some is None else 0
         if unread > 0:
             memory, v = 0, v[:, memory:]
         placeless = [k[:, :memory], k[:, seen:]]  # memory in front of the text, static keys behind
         if memory > 0 or k.size(1) > seen:
             front, behind = (content @ part.transpose(1, 2) for part in placeless)
+            if self.lesion == "no-read" and some is not None:
+                front[:, :, some] = float("-inf")
             scores = torch.cat([front, scores, behind], dim=2)
         weights = self._softmax(scores.unflatten(0, (heads, batch))).flatten(0, 1)
         if self.lesion == "zero-read" and memory > 0:
-            weights = torch.cat(
-                [torch.zeros_like(weights[:, :, :memory]), weights[:, :, memory:]], 2
-            )
+            lesioned = torch.arange(memory) if some is None else torch.tensor(some)
+            weights = weights.index_fill(2, lesioned.to(weights.device), 0.0)
         weights = weights.to(v.dtype)
         out = (self.dropout_module(weights) @ v).unflatten(0, (heads, batch))
         if self.recorder is None:

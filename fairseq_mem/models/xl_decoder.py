@@ -22,7 +22,9 @@ from fairseq.models import FairseqDecoder
 from torch import Tensor, nn
 
 from ..attention.controls import controls_for
+from ..attention.fused import spare_layers
 from ..attention.relative import RelativeAttention, distance_codes
+from ..literals import numbers_of
 from ..memory import MemoryTokens
 from ..precision import without_autocast
 from ..streaming.carry import carry_for
@@ -43,6 +45,7 @@ class XLLayer(nn.Module):
             dim, args.decoder_attention_heads, args.attention_dropout, args.memory_lesion
         )
         self.self_attn.controls = controls_for(args, self.self_attn.heads, self.self_attn.head_dim)
+        self.self_attn.lesioned_slots = numbers_of(args.memory_lesion_slots)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
@@ -129,6 +132,7 @@ class XLDecoder(FairseqDecoder):
         self.cache_length = args.cache_length
         self.clamp_distance = args.clamp_distance
         self.layers = nn.ModuleList(XLLayer(args) for _ in range(args.decoder_layers))
+        spare_layers(self.layers, args)
         self.layer_norm = nn.LayerNorm(self.embed_dim) if args.decoder_normalize_before else None
         self.dropout_module = Dropout(args.dropout, module_name=type(self).__name__)
         self.adaptive_softmax = adaptive_softmax
