@@ -18,7 +18,7 @@ from ..loading import first_folder
 from .evaluation import Evaluation
 from .report import Results, comma_separated, draw, report, rows_of
 from .results import fingerprint, stored
-from .settings import Setting, memory_of, plan
+from .settings import Setting, depth_of, memory_of, plan
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -47,6 +47,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--reference", type=Path, metavar="FILE",
         help="raw reference, a sentence a line (default: the binarised target, detokenised)",
     )  # fmt: skip
+    parser.add_argument(
+        "--by-slot", action="store_true",
+        help="instead: the loss without each slot in turn, with intervals; which slots attend "
+        "alike, and whether those of several seeds correspond (slots.md, slots.csv, slots.png)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by-layer", action="store_true", help="likewise: the loss without memory in each layer"
+    )
     fairseqs = parser.add_argument_group("as in fairseq-generate")
     fairseqs.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
     fairseqs.add_argument("--beam", type=positive, default=4, metavar="N", help="default: 4")
@@ -82,6 +90,16 @@ def main(args: argparse.Namespace) -> None:
                 f"{args.checkpoints[0]} has {memory[0][0]} + {memory[0][1]} memory tokens (encoder "
                 f"+ decoder), {path} has {found[0]} + {found[1]}; give seeds of one model"
             )
+    if args.by_slot or args.by_layer:
+        from ..insight import single_lesions
+
+        single_lesions.run(
+            evaluation, fingerprint(args), args.checkpoints,
+            max(memory[0]) if args.by_slot else 0,
+            depth_of(args.checkpoints[0]) if args.by_layer else 0,
+            args.out, args.gen_subset,
+        )  # fmt: skip
+        return
     settings, note = plan(*memory[0], args.slots)
     if note:
         print(note, file=sys.stderr)

@@ -1,5 +1,6 @@
 """What is evaluated: fewer slots, as many as are asked for, and every lesion that a model has."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,10 @@ def memory_of(checkpoint: Path) -> tuple[int, int]:
     if encoder == decoder == 0:
         raise UserError(f"{checkpoint} has no memory tokens; there is nothing to take away")
     return encoder, decoder
+
+
+def depth_of(checkpoint: Path) -> int:
+    """How many layers the deeper of a model's encoder and decoder has."""
+    names = read_checkpoint(checkpoint)["model"]
+    layers = [re.match(r"\w+\.layers\.(\d+)\.", name) for name in names]
+    return 1 + max(int(found[1]) for found in layers if found)
