@@ -56,7 +56,7 @@ run="$work/$model-$updates-$seed"
 mkdir -p "$run"
 
 if [ ! -e "$work/data-bin/done" ]; then
-    python examples/recall/make_data.py "$work/text"
+    python examples/algorithmic/tasks.py recall-far "$work/text"
     rm -rf "$work/data-bin"
     fairseq-preprocess --only-source --trainpref "$work/text/train" --validpref "$work/text/valid" \
         --testpref "$work/text/test" --destdir "$work/data-bin" >"$work/preprocess.log" 2>&1

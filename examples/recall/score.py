@@ -11,7 +11,7 @@ import math
 import re
 import sys
 
-from make_data import KEPT
+SYMBOLS = 2  # behind every "recall"
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         if "\t" in line and (found := re.findall(r"(\S+) \[(-?[\d.]+)\]", line)):
             words += [(word, float(score)) for word, score in found]
     asked = [place for place, (word, _) in enumerate(words) if word == "recall"]
-    symbols = [words[place + n] for place in asked for n in range(1, len(KEPT) + 1)]
+    symbols = [words[place + n] for place in asked for n in range(1, SYMBOLS + 1)]
     if not symbols:
         sys.exit("score.py: no word probabilities on standard input; give --output-word-probs")
     right = sum(score > math.log(0.5) for _, score in symbols)

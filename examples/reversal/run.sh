@@ -34,7 +34,7 @@ run="$work/$arch-$tokens-$updates"
 mkdir -p "$run"
 
 if [ ! -e "$work/data-bin/done" ]; then
-    python examples/reversal/make_data.py "$work/text"
+    python examples/algorithmic/tasks.py reversal "$work/text"
     rm -rf "$work/data-bin"
     fairseq-preprocess --source-lang src --target-lang tgt --joined-dictionary \
         --trainpref "$work/text/train" --validpref "$work/text/valid" \
