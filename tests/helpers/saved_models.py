@@ -15,8 +15,10 @@ SIZES = """
 """.split()
 LANGUAGE_MODEL = ["--task", "language_modeling", "--arch", "mem_transformer_lm", *SIZES,
                   "--tokens-per-sample", "40"]  # fmt: skip
-TRANSFORMER_XL = ["--task", "streaming_language_modeling", "--arch", "mem_transformer_xl_small",
-                  *SIZES, "--tokens-per-sample", "4", "--cache-length", "4", "--batch-size", "2"]  # fmt: skip
+TRANSFORMER_XL = [
+    "--task", "streaming_language_modeling", "--arch", "mem_transformer_xl_small", *SIZES,
+    "--tokens-per-sample", "4", "--cache-length", "4", "--batch-size", "2",
+]  # fmt: skip
 TRANSLATION = ["--task", "translation", "--source-lang", "de", "--target-lang", "en", "--arch",
                "mem_transformer", *SIZES,
                *(flag.replace("decoder", "encoder") for flag in SIZES)]  # fmt: skip
