@@ -199,11 +199,13 @@ def write_pictures(folder: Path, shown: list[Picture], every_head: bool) -> list
 
 def _draw(path: Path, title: str, panels: list[tuple[str, Picture, np.ndarray]]) -> None:
     """Some heat maps side by side, labelled where there is room."""
-    longest = max(max(weights.shape) for _, _, weights in panels)
-    across = min(len(panels), 2 if longest <= 45 else 1)
+    down_by, across_by = (max(weights.shape[n] for _, _, weights in panels) for n in (0, 1))
+    across = min(len(panels), 3 if across_by <= 20 else 2 if across_by <= 45 else 1)
     down = -(-len(panels) // across)
-    side = min(14.0, 2.2 + 0.16 * longest)
-    figure = charts.new_figure(side * across, side * down + 0.4)
+    longest = max(down_by, across_by)
+    figure = charts.new_figure(
+        across * (2.0 + 0.15 * across_by), down * (1.6 + 0.15 * down_by) + 0.4
+    )
     figure.suptitle(title)
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat[len(panels) :]:
