@@ -1,4 +1,4 @@
-"""Kinds of values of the ``--memory-*`` options: how they are shown, read and checked."""
+"""Kinds of values that an option can have: how each is shown, read, and checked."""
 
 import argparse
 from collections.abc import Callable
@@ -23,8 +23,7 @@ class Kind(NamedTuple):
     problem: Callable[[Any], str | None]
 
 
-def count_kind(least: int, most: int | None, hint: str) -> Kind:
-    """A whole number from ``least`` to ``most`` (None: any); ``hint`` ends messages."""
+def count(least: int, most: int | None, hint: str) -> Kind:
     bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
 
     def problem(value: Any) -> str | None:
@@ -46,9 +45,7 @@ def count_kind(least: int, most: int | None, hint: str) -> Kind:
     return Kind("N", parse, problem)
 
 
-def scale_kind() -> Kind:
-    """A standard deviation, or None."""
-
+def scale() -> Kind:
     def problem(value: Any) -> str | None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is None or (number and 0 < value < float("inf")):
@@ -61,9 +58,7 @@ def scale_kind() -> Kind:
     return Kind("S", float, problem)
 
 
-def choice_kind(names: tuple[str, ...]) -> Kind:
-    """One of some names."""
-
+def choice(names: tuple[str, ...]) -> Kind:
     def problem(value: Any) -> str | None:
         return None if value in names else f"choose one of {', '.join(names)}"
 
@@ -75,9 +70,8 @@ def choice_kind(names: tuple[str, ...]) -> Kind:
     return Kind("{" + ",".join(names) + "}", parse, problem)
 
 
-def lesion_kind() -> Kind:
-    """The name of a lesion, which no command that trains may order."""
-    choice = choice_kind(LESIONS)
+def lesion() -> Kind:
+    chosen = choice(LESIONS)
 
     def parse(text: str) -> str:
         """Only training commands parse our options, and a lesion is for a trained model."""
@@ -88,12 +82,10 @@ def lesion_kind() -> Kind:
             f"--model-overrides \"{{'memory_lesion': '{text}'}}\""
         )
 
-    return Kind(choice.shown, parse, choice.problem)
+    return Kind(chosen.shown, parse, chosen.problem)
 
 
-def epsilon_kind() -> Kind:
-    """A number between 0 and 1."""
-
+def epsilon() -> Kind:
     def problem(value: Any) -> str | None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return None if number and 0 < value < 1 else "give a number between 0 and 1"
@@ -101,9 +93,7 @@ def epsilon_kind() -> Kind:
     return Kind("E", float, problem)
 
 
-def numbers_kind() -> Kind:
-    """Whole numbers from 0 in one text, with commas: of slots, of layers."""
-
+def numbers() -> Kind:
     def problem(value: Any) -> str | None:
         if value is None or (isinstance(value, str) and numbers_of(value) is not None):
             return None
@@ -112,10 +102,21 @@ def numbers_kind() -> Kind:
     return Kind("N,N", str, problem)
 
 
-def switch_kind() -> Kind:
-    """True or False."""
-
+def switch() -> Kind:
     def problem(value: Any) -> str | None:
         return None if isinstance(value, bool) else "give True or False"
 
     return Kind("", str, problem)
+
+
+def lesion_problem(args: Any) -> str | None:
+    """What is wrong with the slots and layers that a lesion is of; None if nothing is."""
+    slots = max(args.memory_tokens, getattr(args, "memory_decoder_tokens", 0))
+    depth = max(getattr(args, f"{side}_layers", None) or 0 for side in ("encoder", "decoder"))
+    for name, count in (("memory_lesion_slots", slots), ("memory_lesion_layers", depth)):
+        value = getattr(args, name)
+        if value is not None and args.memory_lesion == "none":
+            return f"{name} is {value!r}, and there is no lesion; give memory_lesion too"
+        if value is not None and max(numbers_of(value) or [0]) >= count:
+            return f"{name} is {value!r}, and the model has {count}, numbered from 0"
+    return None

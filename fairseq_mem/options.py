@@ -7,19 +7,9 @@ Names begin with ``memory_`` (but for ``attention_sink``): fairseq routes ``enco
 import ast
 from typing import Any, NamedTuple
 
+from . import option_kinds as kinds
 from .attention.controls import has_controls
 from .errors import UserError
-from .literals import numbers_of
-from .option_kinds import (
-    Kind,
-    choice_kind,
-    count_kind,
-    epsilon_kind,
-    lesion_kind,
-    numbers_kind,
-    scale_kind,
-    switch_kind,
-)
 from .streaming.carry import CARRIES
 from .updates import UPDATES
 
@@ -48,7 +38,7 @@ class MemoryOption(NamedTuple):
     """
 
     name: str
-    kind: Kind
+    kind: kinds.Kind
     default: Any
     families: tuple[str, ...]
     help: str
@@ -69,14 +59,14 @@ PLACES = {
 OPTIONS = (
     MemoryOption(
         "memory_tokens",
-        count_kind(0, MAX_MEMORY_TOKENS, "; the paper uses 5 to 20"),
+        kinds.count(0, MAX_MEMORY_TOKENS, "; the paper uses 5 to 20"),
         20,
         FAMILIES,
         "memory tokens in front of {place}; 0 is the model without memory",
     ),
     MemoryOption(
         "memory_decoder_tokens",
-        count_kind(0, MAX_MEMORY_TOKENS, ""),
+        kinds.count(0, MAX_MEMORY_TOKENS, ""),
         0,
         (TRANSLATION,),
         "memory tokens in front of the decoder's input, under the causal mask (default 0, as in "
@@ -84,14 +74,14 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_update",
-        choice_kind(tuple(sorted(UPDATES))),
+        kinds.choice(tuple(sorted(UPDATES))),
         "shared",
         (TRANSLATION, SENTENCE_ENCODER),
         "how the encoder's memory is updated (set by the architecture)",
     ),
     MemoryOption(
         "memory_recurrence",
-        count_kind(0, None, "; 0 is none"),
+        kinds.count(0, None, "; 0 is none"),
         0,
         (TRANSLATION, TRANSFORMER_XL),
         "hand memory on from segment to segment (Transformer-XL), or from sentence to sentence of "
@@ -101,7 +91,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_carry",
-        choice_kind(CARRIES),
+        kinds.choice(CARRIES),
         "gate",
         (TRANSLATION, TRANSFORMER_XL),
         "with --memory-recurrence: memory is handed on through a gate, which weighs what it was "
@@ -110,7 +100,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_init_std",
-        scale_kind(),
+        kinds.scale(),
         None,
         FAMILIES,
         "standard deviation of the initial memory (default: the scale of the embedded text, which "
@@ -119,7 +109,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_positions",
-        switch_kind(),
+        kinds.switch(),
         False,
         BLOCKWISE,
         "number memory and text through: memory takes the first position codes, as in the "
@@ -127,21 +117,21 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_static",
-        count_kind(0, MAX_MEMORY_TOKENS, ""),
+        kinds.count(0, MAX_MEMORY_TOKENS, ""),
         0,
         FAMILIES,
         "a control: N trained keys and values in every attention, never updated (default 0)",
     ),
     MemoryOption(
         "attention_sink",
-        switch_kind(),
+        kinds.switch(),
         False,
         FAMILIES,
         "a control: one learned number a head in the softmax's denominator of every attention",
     ),
     MemoryOption(
         "memory_only",
-        switch_kind(),
+        kinds.switch(),
         False,
         FAMILIES,
         "train nothing but memory, its controller, the controls (and classification heads), freeze "
@@ -149,7 +139,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_head",
-        choice_kind(HEADS),
+        kinds.choice(HEADS),
         "start",
         (SENTENCE_ENCODER,),
         "what a classification head reads: <s> (start, the default), or the maximum and the mean "
@@ -157,7 +147,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_unread",
-        switch_kind(),
+        kinds.switch(),
         False,
         (SENTENCE_ENCODER,),
         "a control: memory reads the text and is read by the head alone, text and <s> never read "
@@ -165,7 +155,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_frozen",
-        switch_kind(),
+        kinds.switch(),
         False,
         (SENTENCE_ENCODER,),
         "a control: the slots stay as they were initialised; with --memory-only nothing but "
@@ -173,7 +163,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_segments",
-        count_kind(0, 16, "; BERT has 2"),
+        kinds.count(0, 16, "; BERT has 2"),
         0,
         (SENTENCE_ENCODER,),
         "segment embeddings: a text's part up to the first </s> has the first, and so on (default "
@@ -181,21 +171,21 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_norm_epsilon",
-        epsilon_kind(),
+        kinds.epsilon(),
         1e-5,
         (SENTENCE_ENCODER,),
         "the layer norms' epsilon (default 1e-5, as in fairseq; BERT has 1e-12)",
     ),
     MemoryOption(
         "memory_no_word_head",
-        switch_kind(),
+        kinds.switch(),
         False,
         (SENTENCE_ENCODER,),
         "leave out the head that predicts masked words, for a checkpoint that has none",
     ),
     MemoryOption(
         "memory_grow",
-        switch_kind(),
+        kinds.switch(),
         False,
         FAMILIES,
         "accept a checkpoint with fewer memory tokens than asked for; the missing ones are freshly "
@@ -203,7 +193,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_bf16",
-        switch_kind(),
+        kinds.switch(),
         False,
         FAMILIES,
         "compute in bfloat16 on a CPU that has it",
@@ -211,7 +201,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_lesion",
-        lesion_kind(),
+        kinds.lesion(),
         "none",
         FAMILIES,
         "at inference, through --model-overrides: hide memory from the text, before the softmax "
@@ -219,7 +209,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_lesion_scope",
-        choice_kind(LESION_SCOPES),
+        kinds.choice(LESION_SCOPES),
         "encoder",
         (TRANSLATION,),
         "where: in the encoder (default), in the decoder's attention to the encoder (cross), in "
@@ -227,7 +217,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_lesion_slots",
-        numbers_kind(),
+        kinds.numbers(),
         None,
         FAMILIES,
         "of these memory slots alone, numbered from 0: '0,3' (default: of all)",
@@ -235,7 +225,7 @@ OPTIONS = (
     ),
     MemoryOption(
         "memory_lesion_layers",
-        numbers_kind(),
+        kinds.numbers(),
         None,
         FAMILIES,
         "in these layers alone, of the encoder and of the decoder, numbered from 0 (default: all)",
@@ -298,14 +288,8 @@ def check_memory_options(args: Any, family: str) -> None:
                 "out"
             )
     memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
-    slots = max(args.memory_tokens, getattr(args, "memory_decoder_tokens", 0))
-    depth = max(getattr(args, f"{side}_layers", None) or 0 for side in ("encoder", "decoder"))
-    for name, count in (("memory_lesion_slots", slots), ("memory_lesion_layers", depth)):
-        value = getattr(args, name)
-        if value is not None and args.memory_lesion == "none":
-            raise UserError(f"{name} is {value!r}, and there is no lesion; give memory_lesion too")
-        if value is not None and max(numbers_of(value) or [0]) >= count:
-            raise UserError(f"{name} is {value!r}, and the model has {count}, numbered from 0")
+    if wrong := kinds.lesion_problem(args):
+        raise UserError(wrong)
     if args.memory_only and memory == 0 and not has_controls(args):
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"

@@ -18,10 +18,10 @@ from tasks import FIXED, TASKS
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_mem.errors import UserError
+from fairseq_mem.files import write_text
 from fairseq_mem.runs import charts
 from fairseq_mem.runs.jobs import Job, run_jobs
 from fairseq_mem.runs.tables import markdown
-from fairseq_mem.tools.files import write_text
 
 HERE = Path(__file__).resolve().parent
 STUDIED = [name for name in TASKS if name not in FIXED]

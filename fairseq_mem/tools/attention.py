@@ -7,11 +7,13 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_mem_text.arguments import positive
+
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from ..insight.averages import Averages
-    from ..insight.reader import Reader
+    from .insight.averages import Averages
+    from .insight.reader import Reader
 
 Line = tuple[int, str, str | None]  # its number from 1, the text, and its translation if given
 
@@ -19,12 +21,6 @@ Line = tuple[int, str, str | None]  # its number from 1, the text, and its trans
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _count(text) == 0:
-        raise argparse.ArgumentTypeError("0 is too few")
     return int(text)
 
 
@@ -70,9 +66,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--bpe-codes", type=Path, metavar="FILE", help="BPE merges (default: DATA_BIN/code)"
     )
-    parser.add_argument("--beam", type=_positive, default=4, metavar="N", help="default: 4")
+    parser.add_argument("--beam", type=positive, default=4, metavar="N", help="default: 4")
     parser.add_argument(
-        "--batch-size", type=_positive, default=16, metavar="N", help="lines a batch (default: 16)"
+        "--batch-size", type=positive, default=16, metavar="N", help="lines a batch (default: 16)"
     )
     return parser
 
@@ -135,7 +131,7 @@ def _batches(reader: "Reader", whole: Iterator[Line], size: int) -> Iterator[tup
 def _average(reader: "Reader", count: int, args: argparse.Namespace) -> "Averages":
     from tqdm import tqdm
 
-    from ..insight.averages import Averages
+    from .insight.averages import Averages
 
     averages = Averages()
     with tqdm(total=count, desc=reader.name, unit=" lines", disable=None) as bar:
@@ -149,7 +145,7 @@ def _average(reader: "Reader", count: int, args: argparse.Namespace) -> "Average
 
 def _show(reader: "Reader", line: Line, args: argparse.Namespace) -> Path:
     """One line's page, weights and pictures; returns the page."""
-    from ..insight import sentence
+    from .insight import sentence
 
     number, source, target = line
     try:
@@ -182,9 +178,9 @@ def _show(reader: "Reader", line: Line, args: argparse.Namespace) -> Path:
 
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    from ..insight import tables
-    from ..insight.reader import TRANSLATION, Reader
     from ..runs import charts
+    from .insight import tables
+    from .insight.reader import TRANSLATION, Reader
 
     charts.new_figure(1, 1)  # is matplotlib there? later is too late
     count = sum(1 for _ in _read_input(args))

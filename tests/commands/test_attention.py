@@ -21,6 +21,8 @@ MODELS = {
     "controls": [*saved_models.TRANSLATION, "--memory-tokens", "2", "--memory-static", "2",
                  "--attention-sink", "--memory-decoder-tokens", "1"],
     "language model": [*saved_models.LANGUAGE_MODEL, "--memory-tokens", "3"],
+    "sentence encoder": [*saved_models.SENTENCE_ENCODER, "--memory-tokens", "3", "--memory-update",
+                         "ctrl"],
     "xl": [*saved_models.TRANSFORMER_XL, "--memory-tokens", "2", "--memory-recurrence", "2"],
 }  # fmt: skip
 
@@ -77,7 +79,8 @@ def test_a_sentence_and_a_corpus(models, name, text, tmp_path):
             sums = weights.sum(axis=2)
             assert (sums < 1).all() if page["sink"] else np.allclose(sums, 1)
     kinds = {view["label"].split(",")[0] for view in page["views"]}
-    assert kinds == ({"decoder"} if name in ("language model", "xl") else {"decoder", "encoder"})
+    sides = {"language model": {"decoder"}, "xl": {"decoder"}, "sentence encoder": {"encoder"}}
+    assert kinds == sides.get(name, {"decoder", "encoder"})
     assert any("mem 0" in view["rows"] for view in page["views"]) or name == "xl"
     assert "3 sentences" in (out / "attention.md").read_text(encoding="utf-8")
     with (out / "attention.csv").open(encoding="utf-8") as file:
@@ -197,7 +200,7 @@ def test_the_page_in_a_browser(models, text, tmp_path):
 
 def test_weights_are_those_of_the_model(models, text, tmp_path):
     """As the model returns them to whoever asks, text to text."""
-    from fairseq_mem.insight.reader import Reader
+    from fairseq_mem.tools.insight.reader import Reader
 
     reader = Reader(models["translation"], None, None, None)
     lines = [reader.encode(line) for line in ("w1 w2 w3", "w9")]

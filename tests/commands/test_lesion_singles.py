@@ -8,8 +8,8 @@ import pytest
 from helpers import trained_models
 
 import fairseq_mem
-from fairseq_mem.insight import single_lesions
 from fairseq_mem.tools import cli
+from fairseq_mem.tools.insight import single_lesions
 from fairseq_mem.tools.loading import load_translation_model
 
 FLAGS = ["--memory-tokens", "3", "--max-source-positions", "24"]

@@ -19,6 +19,11 @@ TRANSFORMER_XL = [
     "--task", "streaming_language_modeling", "--arch", "mem_transformer_xl_small", *SIZES,
     "--tokens-per-sample", "4", "--cache-length", "4", "--batch-size", "2",
 ]  # fmt: skip
+SENTENCE_ENCODER = [
+    "--task", "masked_lm", "--arch", "mem_roberta_small", "--encoder-layers", "2",
+    "--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "24", "--encoder-attention-heads", "2",
+    "--tokens-per-sample", "40",
+]  # fmt: skip
 TRANSLATION = ["--task", "translation", "--source-lang", "de", "--target-lang", "en", "--arch",
                "mem_transformer", *SIZES,
                *(flag.replace("decoder", "encoder") for flag in SIZES)]  # fmt: skip

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from fairseq_mem_text.files import read_json, sha256
 
-from ..attention.recording import recording
-from ..errors import UserError
-from ..runs import charts
-from ..runs.tables import markdown, signed
-from ..tools.files import read_json, sha256, write_text
+from ...attention.recording import recording
+from ...errors import UserError
+from ...files import write_text
+from ...runs import charts
+from ...runs.tables import markdown, signed
 from .averages import LayerSums
 from .slots import Profile, clusters, correspondence, profile
 from .views import groups_of, static_keys, views

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fairseq_mem.insight.single_lesions import interval
-from fairseq_mem.insight.slots import Profile, clusters, correlations, correspondence
+from fairseq_mem.tools.insight.single_lesions import interval
+from fairseq_mem.tools.insight.slots import Profile, clusters, correlations, correspondence
 
 
 def profiles(count, seed, noise=0.05):

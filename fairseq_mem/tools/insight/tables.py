@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..runs import charts
-from ..runs.tables import markdown
-from ..tools.files import write_text
+from ...files import write_text
+from ...runs import charts
+from ...runs.tables import markdown
 from .averages import READERS, Averages, LayerSums, Mean
 from .operations import operations
 from .sentence import LABELS

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.recording import Maps
+from ...attention.recording import Maps
 
 # What a position is. Padding is in no group: -1.
 GROUPS = ("memory", "words", "punctuation", "marks", "cache", "written", "static")
@@ -113,8 +113,9 @@ def views(
             continue
         if side == ENCODER:
             controller = found.get((side, layer, "controller.self_attn"))
-            weights, memory = _joined(weights, controller, text.size(1), static)
-            rows = _around(text, memory, 0)
+            weights, slots = _joined(weights, controller, text.size(1), static)
+            memory = weights.size(3) - text.size(1) - static
+            rows = _around(text, slots, 0)
         else:
             memory = weights.size(3) - text.size(1) - static
             own = target if target is not None else text
@@ -127,7 +128,10 @@ def views(
 def _joined(
     weights: Tensor, controller: Tensor | None, text: int, static: int
 ) -> tuple[Tensor, int]:
-    """One matrix of an encoder's layer, memory's rows first, and m."""
+    """One matrix of an encoder's layer, memory's rows first, and how many of these there are.
+
+    A last layer whose memory nobody reads updates the text alone.
+    """
     if controller is None:
         return weights, weights.size(2) - text
     memory = controller.size(2)

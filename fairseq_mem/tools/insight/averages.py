@@ -163,6 +163,8 @@ class Averages:
         self.sentences += reading.views[0].weights.size(1)
 
     def _add_states(self, key: tuple[str, int], states: Tensor, rows: Tensor) -> None:
+        # memory that a last layer does not update is not among its queries, but handed on
+        rows = F.pad(rows, (states.size(1) - rows.size(1), 0), value=MEMORY)
         norms = states.double().norm(dim=2)  # B x Q
         text = torch.isin(rows, torch.tensor(TEXT))
         typical = (norms * text).sum(dim=1) / text.sum(dim=1).clamp(min=1)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..runs import charts
-from ..tools.files import write_text, write_whole
+from ...files import write_text, write_whole
+from ...runs import charts
 from .reader import Reading
 from .views import CACHE, CROSS, DECODER, ENCODER, GROUPS, MEMORY, STATIC, WRITTEN, View
 

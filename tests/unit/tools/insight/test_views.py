@@ -8,9 +8,9 @@ from helpers.random_models import EXACT, build, dictionary, sentences, shifted
 from helpers.references.attention import attend
 
 from fairseq_mem.attention.recording import recording
-from fairseq_mem.insight.averages import LayerSums, Mean
-from fairseq_mem.insight.operations import odds_ratio, operations
-from fairseq_mem.insight.views import (
+from fairseq_mem.tools.insight.averages import LayerSums, Mean
+from fairseq_mem.tools.insight.operations import odds_ratio, operations
+from fairseq_mem.tools.insight.views import (
     GROUPS,
     MARKS,
     MEMORY,

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq_mem_text.pipeline import TextPipeline
+from fairseq_mem_text.settings import settings_of
 from torch import Tensor
 
-from ..attention.recording import recording
-from ..checkpoints import kind
-from ..errors import UserError, first_line
-from ..literals import shown
-from ..tools.files import read_checkpoint
-from ..tools.loading import Loaded, first_folder, load_translation_model
-from ..tools.prepared import prepared
+from ...attention.recording import recording
+from ...checkpoints import kind, read_checkpoint
+from ...errors import UserError, first_line
+from ...literals import shown
+from ...wordpiece import WordPiece, find_tokenizer
+from ..loading import Loaded, first_folder, load_translation_model
 from .views import LAYER, View, groups_of, segment_views, states_by_layer, static_keys, views
 
 TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL, SENTENCE_ENCODER = (
@@ -90,7 +91,7 @@ class Reader:
     Args:
         checkpoint: of a translation model, a language model or a sentence encoder.
         data: the folder of its dictionaries; None for that of its training.
-        tokenizer, codes: as in `prepared`.
+        tokenizer, codes: as in `settings_of`.
 
     Raises:
         UserError: they cannot be used.
@@ -99,13 +100,6 @@ class Reader:
     def __init__(
         self, checkpoint: Path, data: Path | None, tokenizer: str | None, codes: Path | None
     ) -> None:
-        try:
-            from fairseq_mem_serve import TextPipeline
-        except ImportError as error:
-            raise UserError(
-                f"attention needs the package fairseq-mem-serve ({error}): pip install ./serve in "
-                "the checkout of fairseq_mem"
-            ) from None
         self.model, _, self.task, folder = load(checkpoint, data)
         self.model.eval()
         self.name = checkpoint.name
@@ -116,16 +110,19 @@ class Reader:
         source_language, target_language = languages
         self.pipelines = [
             TextPipeline(language, language,
-                         **prepared(folder, language, tokenizer, codes)._asdict())
+                         **settings_of(folder, language, tokenizer, codes)._asdict())
             for language in (source_language, target_language)
         ]  # fmt: skip
+        self.pieces = None  # a BERT's own tokenizer, if it has one
+        if self.family == SENTENCE_ENCODER and (path := find_tokenizer(str(folder))) is not None:
+            self.pieces = WordPiece(path).pieces
         self.source_words = self.task.source_dictionary
         self.target_words = self.task.target_dictionary
         self.groups = [groups_of(words) for words in (self.source_words, self.target_words)]
         self.static = static_keys(self.model)
 
     def _family(self) -> str:
-        from ..attention.relative import RelativeAttention
+        from ...attention.relative import RelativeAttention
 
         if any(isinstance(module, RelativeAttention) for module in self.model.modules()):
             return TRANSFORMER_XL
@@ -145,7 +142,7 @@ class Reader:
             ValueError: there are too many of them.
         """
         words = (self.source_words, self.target_words)[side]
-        pieces = self.pipelines[side].split(line)
+        pieces = self.pieces(line) if self.pieces else self.pipelines[side].split(line)
         limit = self.model.max_positions()
         limit = min(limit) if isinstance(limit, tuple) else limit
         limit = min(MOST_TOKENS, limit or MOST_TOKENS)
