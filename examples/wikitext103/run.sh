@@ -12,6 +12,8 @@ MODEL is one of
   xl-baseline       Transformer-XL
   xl-mem-N          with N memory tokens in front of every segment (paper: 20)
   xl-recurrent-N-K  with N memory tokens handed on, back-propagation through K segments
+  sink, static-N    controls without memory: an attention sink; N static keys and values; also with
+                    xl- in front
 
 Trains it, evaluates the checkpoint with the best validation loss with fairseq-eval-lm, a model with
 memory also with what is attended to memory set to zero (zero-read), and writes
@@ -67,11 +69,15 @@ devices=$((gpus > 0 ? gpus : 1))
 
 # ------------------------------------------------------------ the model
 
-kind=lm label='' tokens=0 segments=0
+kind=lm label='' tokens=0 segments=0 control=()
 if [[ $model =~ ^(xl-)?mem-([1-9][0-9]*)$ ]]; then
     tokens=${BASH_REMATCH[2]}
 elif [[ $model =~ ^xl-recurrent-([1-9][0-9]*)-([1-9][0-9]*)$ ]]; then
     tokens=${BASH_REMATCH[1]} segments=${BASH_REMATCH[2]}
+elif [[ $model =~ ^(xl-)?sink$ ]]; then
+    control=(--attention-sink)
+elif [[ $model =~ ^(xl-)?static-([1-9][0-9]*)$ ]]; then
+    control=(--memory-static "${BASH_REMATCH[2]}")
 elif [[ ! $model =~ ^(xl-)?baseline$ ]]; then
     fail "there is no model $model; see --help"
 fi
@@ -94,11 +100,13 @@ accumulate=1
 if [ $kind = lm ]; then
     label=transformer_lm arch=(--arch transformer_lm)
     [ "$tokens" -eq 0 ] || label="with memory $tokens" arch=(--arch mem_transformer_lm --memory-tokens "$tokens")
+    [ ${#control[@]} -eq 0 ] || label=$model arch=(--arch mem_transformer_lm --memory-tokens 0 "${control[@]}")
     [ "$size" = trial ] || arch[1]+=_wiki103
     task=(--task language_modeling --sample-break-mode none)
 else
     label=Transformer-XL arch=(--arch mem_transformer_xl --memory-tokens "$tokens")
     [ "$tokens" -eq 0 ] || label+=" with memory $tokens"
+    [ ${#control[@]} -eq 0 ] || arch+=("${control[@]}") label+=", ${model#xl-}"
     if [ "$segments" -gt 0 ]; then
         arch+=(--memory-recurrence "$segments")
         label+=", recurrent over $segments"

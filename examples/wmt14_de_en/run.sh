@@ -13,6 +13,7 @@ MODEL is one of
   mem-ctrl-shared-N  MemCtrl Shared
   mem-bottleneck-N   MemBottleneck
   mem-N-only         MemTransformer of which only memory is trained; needs START
+  sink, static-N     controls without memory: an attention sink; N static keys and values
 
 Trains it, averages its last checkpoints, translates the test set (beam 4, length penalty 0.6),
 scores with sacreBLEU, and writes RUNS/SIZE/MODEL/seed-SEED/result.json, which `fairseq-mem report`
@@ -123,6 +124,11 @@ if [[ $model =~ ^mem(-ctrl|-ctrl-shared|-bottleneck)?-([1-9][0-9]*)(-only)?$ ]];
         [ -n "$start" ] || fail "$model trains memory only, of a model that is trained already: set START"
         memory+=(--memory-only) label+=", memory only"
     fi
+elif [ "$model" = sink ]; then
+    arch=mem_transformer label="attention sink" memory=(--memory-tokens 0 --attention-sink)
+elif [[ $model =~ ^static-([1-9][0-9]*)$ ]]; then
+    arch=mem_transformer label="static ${BASH_REMATCH[1]}"
+    memory=(--memory-tokens 0 --memory-static "${BASH_REMATCH[1]}")
 elif [ "$model" = baseline ]; then
     arch=transformer label=Transformer
 else
