@@ -4,7 +4,6 @@ Names begin with ``memory_`` (but for ``attention_sink``): fairseq routes ``enco
 ``decoder_*`` into nested configs.
 """
 
-import ast
 from typing import Any, NamedTuple
 
 from . import option_kinds as kinds
@@ -348,50 +347,6 @@ def check_transformer_options(args: Any) -> None:
             "where memory has no place of its own; leave it out, or set --memory-tokens 0 (and "
             "neither --memory-static nor --attention-sink)"
         )
-
-
-def check_bands(
-    kind: str, cutoff: Any, words: int, dim: int, factor: float, smallest: int = 1
-) -> None:
-    """Refuse an adaptive input or softmax that cannot be built, or with a band that holds nothing.
-
-    Args:
-        kind: ``"input"`` or ``"softmax"``, as in the options' names.
-        cutoff: rising numbers, or the option's text; text that makes no sense is left to fairseq.
-        words: in the dictionary.
-        dim: width of the first band; each is ``factor`` times narrower than the one before.
-        smallest: words that a band must have.
-
-    Raises:
-        UserError: names the option, its value and what to do.
-    """
-    try:
-        given = ast.literal_eval(cutoff) if isinstance(cutoff, str) else cutoff
-        ends = [int(end) for end in (given if isinstance(given, list | tuple) else [given])]
-    except (ValueError, SyntaxError, TypeError):
-        ends = []
-    if not ends:
-        return
-    if ends[-1] > words:
-        raise UserError(
-            f"adaptive_{kind}_cutoff has {ends[-1]}, and the dictionary has {words} words; leave "
-            "out what is beyond it"
-        )
-    if ends[-1] < words:
-        ends.append(words)
-    last = len(ends) - 1
-    if not factor > 0 or dim // min(factor, dim + 1) ** last < 1:
-        raise UserError(
-            f"adaptive_{kind}_factor {factor:g} leaves the last of {last + 1} bands no width "
-            f"({dim} / {factor:g}^{last} is below 1); give a smaller factor above 0, or fewer "
-            "cut-offs"
-        )
-    for start, end in zip([0, *ends], ends, strict=False):
-        if end - start < smallest:
-            raise UserError(
-                f"adaptive_{kind}_cutoff makes a band of {end - start} words ({start} to {end}), "
-                f"and fairseq needs {smallest} at least; give other cut-offs"
-            )
 
 
 def refuse_training(args: Any) -> None:

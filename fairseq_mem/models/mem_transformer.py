@@ -10,6 +10,7 @@ from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel, transformer_legacy
 from torch import Tensor, nn
 
+from ..adaptive_bands import check_bands
 from ..attention.controls import has_controls
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
@@ -18,7 +19,6 @@ from ..errors import UserError
 from ..options import (
     TRANSLATION,
     add_memory_options,
-    check_bands,
     check_memory_options,
     check_transformer_options,
     refuse_training,

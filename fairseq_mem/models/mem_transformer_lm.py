@@ -9,6 +9,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture, transformer_lm
 from fairseq.models.transformer import TransformerConfig
 
+from ..adaptive_bands import check_bands
 from ..attention.controls import has_controls
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
@@ -16,7 +17,6 @@ from ..errors import UserError
 from ..options import (
     LANGUAGE_MODEL,
     add_memory_options,
-    check_bands,
     check_memory_options,
     check_transformer_options,
     set_memory_defaults,

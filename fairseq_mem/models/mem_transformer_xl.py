@@ -17,6 +17,7 @@ from fairseq.models import (
 from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 
+from ..adaptive_bands import check_bands
 from ..dictionaries import note_dictionaries
 from ..errors import UserError
 from ..literals import literal
@@ -24,7 +25,6 @@ from ..memory import MemoryTokens
 from ..options import (
     TRANSFORMER_XL,
     add_memory_options,
-    check_bands,
     check_memory_options,
     set_memory_defaults,
 )

@@ -48,7 +48,8 @@ def test_these_are_the_recipes():
     names = {path.parent.name for path in RECIPES}
     assert names == {"glue", "quickstart", "recall", "reversal", "wikitext103", "wmt14_de_en"}
     assert {path.name: len(trainings(path)) for path in PAGES if trainings(path)} == {
-        "README.md": 1, "documents.md": 2, "own-data.md": 1, "language-models.md": 2, "sentence-encoders.md": 2,
+        "README.md": 1, "documents.md": 2, "language-models.md": 2, "own-data.md": 1,
+        "sentence-encoders.md": 2,
     }  # fmt: skip
 
 

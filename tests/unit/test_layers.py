@@ -21,7 +21,7 @@ LAYERS = [
     "layers streaming",
     "attention",
     "training memory files",
-    "checkpoints command_line dictionaries option_kinds",
+    "checkpoints command_line dictionaries option_kinds adaptive_bands",
     "compat literals wordpiece precision",
     "errors",
     "fairseq_mem_serve",
