@@ -11,6 +11,7 @@ import logging
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING
 
 from cell import SEGMENTS, TRANSLATION
 from tasks import FIXED, TASKS
@@ -22,6 +23,9 @@ from fairseq_mem.files import write_text
 from fairseq_mem.runs import charts
 from fairseq_mem.runs.jobs import Job, run_jobs
 from fairseq_mem.runs.tables import markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
 STUDIED = [name for name in TASKS if name not in FIXED]
@@ -65,7 +69,7 @@ def report(found: Found, updates: int) -> str:
     ]) + "\n"  # fmt: skip
 
 
-def draw(found: Found) -> object:
+def draw(found: Found) -> "Figure":
     """A panel for each task: bars of the words that are right, in both tests."""
     tasks = list(dict.fromkeys(task for task, _ in found))
     across = min(3, len(tasks))

@@ -56,14 +56,14 @@ def errors(output: str) -> tuple[int, int]:
         if (found := re.match(r"([STA])-(\d+)\t(.*)", line)) is not None:
             lines.setdefault(found[2], {})[found[1]] = found[3].split()
     wrong = total = 0
-    for line in lines.values():
-        if not {"S", "T", "A"} <= set(line):
+    for kinds in lines.values():
+        if not {"S", "T", "A"} <= set(kinds):
             continue
         aligned: dict[int, set[int]] = {}
-        for link in line["A"]:
+        for link in kinds["A"]:
             source, target = map(int, link.split("-"))
             aligned.setdefault(target, set()).add(source)
-        for where, pieces in pairs(line["S"], line["T"]):
+        for where, pieces in pairs(kinds["S"], kinds["T"]):
             for piece in pieces:
                 total += 1
                 wrong += not aligned.get(piece, set()) & where
