@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -176,7 +177,9 @@ def call(words: list[str], log: Path) -> str:
     """Run one of fairseq's programs; returns what it printed, and keeps it in a log."""
     program = Path(sys.executable).parent / words[0]
     command = [str(program) if program.exists() else words[0], *words[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # fairseq clips gradients on a GPU if it sees one, and --cpu then fails
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -191,7 +194,7 @@ def prepare(cell: Cell) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (cell.data / "done").exists():
             write(cell.task, cell.folder / "text")
-            subprocess.run(["rm", "-rf", str(cell.data)], check=True)
+            shutil.rmtree(cell.data, ignore_errors=True)
             call(cell.preprocess(), cell.folder / "preprocess.log")
             (cell.data / "done").touch()
 
