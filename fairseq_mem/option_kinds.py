@@ -107,16 +107,3 @@ def switch() -> Kind:
         return None if isinstance(value, bool) else "give True or False"
 
     return Kind("", str, problem)
-
-
-def lesion_problem(args: Any) -> str | None:
-    """What is wrong with the slots and layers that a lesion is of; None if nothing is."""
-    slots = max(args.memory_tokens, getattr(args, "memory_decoder_tokens", 0))
-    depth = max(getattr(args, f"{side}_layers", None) or 0 for side in ("encoder", "decoder"))
-    for name, count in (("memory_lesion_slots", slots), ("memory_lesion_layers", depth)):
-        value = getattr(args, name)
-        if value is not None and args.memory_lesion == "none":
-            return f"{name} is {value!r}, and there is no lesion; give memory_lesion too"
-        if value is not None and max(numbers_of(value) or [0]) >= count:
-            return f"{name} is {value!r}, and the model has {count}, numbered from 0"
-    return None

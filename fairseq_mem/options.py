@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from . import option_kinds as kinds
 from .attention.controls import has_controls
 from .errors import UserError
+from .option_conflicts import check_head, lesion_problem
 from .streaming.carry import CARRIES
 from .updates import UPDATES
 
@@ -287,82 +288,11 @@ def check_memory_options(args: Any, family: str) -> None:
                 "out"
             )
     memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
-    if wrong := kinds.lesion_problem(args):
+    if wrong := lesion_problem(args):
         raise UserError(wrong)
     if args.memory_only and memory == 0 and not has_controls(args):
         raise UserError(
             "memory_only trains nothing but memory, and there is none; give --memory-tokens"
         )
     if family == SENTENCE_ENCODER:
-        _check_head(args)
-
-
-def _check_head(args: Any) -> None:
-    """Refuse what a classification head cannot read.
-
-    Raises:
-        UserError: names the option and what to do.
-    """
-    if args.memory_head == "memory" and args.memory_tokens == 0:
-        raise UserError(
-            "memory_head 'memory' reads memory, and there is none; give --memory-tokens, or "
-            "--memory-head start"
-        )
-    if not args.memory_unread:
-        return
-    if args.memory_head != "memory":
-        raise UserError(
-            f"memory_unread hides memory from the text, and memory_head {args.memory_head!r} does "
-            "not read it either; give --memory-head memory"
-        )
-    if args.memory_update == "bottleneck":
-        raise UserError(
-            "memory_unread leaves the text of memory_update 'bottleneck' nothing to read; choose "
-            "another update, or leave it out"
-        )
-
-
-def check_transformer_options(args: Any) -> None:
-    """Refuse what fairseq's Transformers have and memory does not go with.
-
-    Raises:
-        UserError: names the option and what to do.
-    """
-    memory = args.memory_tokens + getattr(args, "memory_decoder_tokens", 0)
-    ours = memory > 0 or has_controls(args)
-    if args.memory_positions and args.no_token_positional_embeddings:
-        raise UserError(
-            "memory_positions has no position codes to give with --no-token-positional-embeddings; "
-            "leave one of the two out"
-        )
-    for side in ("encoder", "decoder"):
-        if ours and getattr(args, f"{side}_xformers_att_config", None) is not None:
-            raise UserError(
-                f"--{side}-xformers-att-config does not know memory; leave it out: attention "
-                "already runs through torch's fused kernels"
-            )
-    if ours and getattr(args, "cross_self_attention", False):
-        raise UserError(
-            "--cross-self-attention concatenates the encoder's output with the decoder's input, "
-            "where memory has no place of its own; leave it out, or set --memory-tokens 0 (and "
-            "neither --memory-static nor --attention-sink)"
-        )
-
-
-def refuse_training(args: Any) -> None:
-    """Refuse to train with options that are for looking at a trained model.
-
-    Raises:
-        UserError: names the option, its value and what to do.
-    """
-    if args.memory_lesion != "none":
-        raise UserError(
-            f"memory_lesion is {args.memory_lesion!r}, which is for inference (through "
-            "--model-overrides); train without it"
-        )
-    update = getattr(args, "memory_update", "shared")
-    if args.memory_tokens == 0 and update != "shared":
-        raise UserError(
-            f"memory_update {update!r} has nothing to train with 0 memory tokens; give "
-            "--memory-tokens, or --memory-update shared"
-        )
+        check_head(args)

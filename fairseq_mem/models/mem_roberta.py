@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from ..attention.controls import has_controls
 from ..dictionaries import note_dictionaries
 from ..errors import UserError
+from ..option_conflicts import check_transformer_options
 from ..options import (
     SENTENCE_ENCODER,
     add_memory_options,
     check_memory_options,
-    check_transformer_options,
     set_memory_defaults,
 )
 from ..sentence_encoder import MemSentenceEncoder, embedded_std

@@ -16,12 +16,11 @@ from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..encoder import MemTransformerEncoder
 from ..errors import UserError
+from ..option_conflicts import check_transformer_options, refuse_training
 from ..options import (
     TRANSLATION,
     add_memory_options,
     check_memory_options,
-    check_transformer_options,
-    refuse_training,
     set_memory_defaults,
 )
 from .memory_model import MemoryModel

@@ -14,11 +14,11 @@ from ..attention.controls import has_controls
 from ..decoder import MemTransformerDecoder
 from ..dictionaries import note_dictionaries
 from ..errors import UserError
+from ..option_conflicts import check_transformer_options
 from ..options import (
     LANGUAGE_MODEL,
     add_memory_options,
     check_memory_options,
-    check_transformer_options,
     set_memory_defaults,
 )
 from .memory_model import MemoryModel

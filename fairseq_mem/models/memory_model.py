@@ -9,7 +9,7 @@ from fairseq.models import BaseFairseqModel
 from ..attention.controls import NAME as CONTROLS
 from ..attention.controls import fit_controls
 from ..memory import MemoryTokens, fit_checkpoint
-from ..options import refuse_training
+from ..option_conflicts import refuse_training
 from ..streaming.carry import fit_carry
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ LAYERS = [
     "sentence_encoder options",
     "encoder decoder",
     "updates",
-    "layers streaming",
+    "layers streaming option_conflicts",
     "attention",
     "training memory files",
     "checkpoints command_line dictionaries option_kinds adaptive_bands",
