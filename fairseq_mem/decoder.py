@@ -127,7 +127,7 @@ class MemTransformerDecoder(TransformerDecoderBase):
             incremental_state: the caches; only the last token is then looked at.
             full_context_alignment: text sees later text; memory still sees only memory.
             alignment_layer: whose attention to the source is returned (default: the last's).
-            alignment_heads: average only so many heads.
+            alignment_heads: how many heads are averaged, the first ones (default: all).
 
         Returns:
             Features (B x T x C) and a dictionary with ``attn`` (B x T x S, target rows and source

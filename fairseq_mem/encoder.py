@@ -35,7 +35,7 @@ class MemTransformerEncoder(TransformerEncoderBase):
         has_reader: somebody reads memory behind the last layer, so that it must update it.
 
     Attributes:
-        beam_size: so many hypotheses may come to read each sentence (``model.set_beam_size``).
+        beam_size: how many hypotheses may read each sentence at once (``model.set_beam_size``).
         recurrent: whether memory may be handed on from sentence to sentence.
     """
 

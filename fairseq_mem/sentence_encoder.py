@@ -1,4 +1,4 @@
-"""The encoder of a sentence encoder: memory beside a text that begins with <s>."""
+"""The encoder of a sentence encoder: memory in front of a text that begins with <s>."""
 
 from math import sqrt
 from typing import Any

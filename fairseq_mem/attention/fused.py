@@ -36,9 +36,8 @@ def build_attention(
         cfg: fairseq's ``TransformerConfig`` with our options.
         side: ``"encoder"`` or ``"decoder"``, whose number of heads counts.
         embed_dim: C.
-        lesioned_keys: so many leading keys are memory; a lesion, if the options order one here,
-            hides them from text.
-        memory_queries: so many leading queries are memory, which a lesion leaves alone.
+        lesioned_keys: number of leading memory keys, hidden from text while a lesion is active.
+        memory_queries: number of leading memory queries, which a lesion does not touch.
         kind: ``self_attention=True`` or ``encoder_decoder_attention=True``, as fairseq names them.
     """
     cross = kind.get("encoder_decoder_attention", False)

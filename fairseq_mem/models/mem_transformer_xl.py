@@ -172,7 +172,7 @@ def check_options(args: Any) -> None:
 
 
 def _cutoff(text: str | None, words: int) -> list[int]:
-    """The cut-offs that a dictionary of so many words can have."""
+    """The cut-offs that leave every band of a dictionary of this size enough words."""
     try:
         value = literal(text) if isinstance(text, str) and text else text or []
         given = fairseq_options.eval_str_list(value, type=int)

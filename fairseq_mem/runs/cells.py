@@ -18,9 +18,9 @@ HANDED_OVER = "HAND_OVER"  # in the environment: scripts/recipe.sh prints what i
 def add_cells_options(parser: argparse.ArgumentParser) -> None:
     """The options of the recipe ``cells``."""
     parser.add_argument("--script", required=True, help="what runs a cell: SCRIPT WORD...")
-    parser.add_argument("--jobs", required=True, help="so many at a time")
+    parser.add_argument("--jobs", required=True, help="how many run at a time")
     parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="begin no more after so many seconds"
+        "--seconds", type=float, default=float("inf"), help="begin no more after this many seconds"
     )
 
 

@@ -52,7 +52,7 @@ from ..files import write_text
 
 FORMAT = 1
 TEXTS, NUMBERS = ("model", "size", "data"), ("seed", "updates")
-RESULTS = {  # what result.json has beside the settings
+RESULTS = {  # what result.json holds besides the settings
     "metrics", "signatures", "parameters", "trained_parameters", "target_tokens_per_second",
     "wall_seconds", "versions", "hardware", "threads", "commands", "reference",
 }  # fmt: skip
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def group(self) -> tuple[str, str, int]:
-        """Data, size and updates: what it may be compared with has the same."""
+        """Data, size and updates; runs that agree in them may be compared."""
         return self.settings["data"], self.settings["size"], self.settings["updates"]
 
     @property

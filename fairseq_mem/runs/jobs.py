@@ -25,7 +25,7 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, gpus: int) -> list[str]:
-    """Run jobs, so many at a time, sharing this machine's GPUs or cores.
+    """Run several jobs at a time, sharing this machine's GPUs or cores.
 
     What the environment says of GPUs and threads stays.
 

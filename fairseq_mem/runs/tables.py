@@ -16,6 +16,6 @@ def markdown(head: list[str], rows: Iterable[Iterable[object]], left: int = 1) -
 
 
 def signed(value: float, digits: int) -> str:
-    """A difference with its sign and so many digits, minus as a minus sign."""
+    """A difference with its sign, rounded to ``digits`` places; minus is a minus sign."""
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−")

@@ -80,7 +80,7 @@ def write_result(
         devices: on which it should have been trained.
         metrics: the values, of metrics that are known.
         commands: one a line.
-        packages: whose versions matter, beside those that always do.
+        packages: whose versions are noted, besides those that always are.
         more: further entries.
 
     Raises:

@@ -125,7 +125,7 @@ class WithContext(BaseWrapperDataset):
         sentences: the source, with end marks.
         sizes: its lengths.
         documents: where they begin.
-        count: so many sentences stand in front.
+        count: how many sentences are put in front.
         longest: in tokens; sentences in front are left out, the first ones first, until it fits.
     """
 
@@ -198,7 +198,7 @@ class Windows(FairseqDataset):
         size: K.
         seed: of the training.
         hand_on: whether the model hands memory on: its batches then say how.
-        before: so many sentences in front of each window come with it, to be read without gradient.
+        before: how many sentences in front of each window come with it, read without gradient.
     """
 
     can_reuse_epoch_itr_across_epochs = False
@@ -258,13 +258,13 @@ class Windows(FairseqDataset):
         source, padding = self.pairs.dataset.src, self.pairs.dataset.src_dict.pad()
         found = []
         for back in range(self.before, 0, -1):
-            having = [
+            rows_with_one = [
                 row for row, start in enumerate(starts)
                 if start - back >= self.pairs.documents.first[start]
             ]  # fmt: skip
-            if having:
-                rows = [source[starts[row] - back] for row in having]
-                found.append((torch.tensor(having), padded(rows, padding)))
+            if rows_with_one:
+                rows = [source[starts[row] - back] for row in rows_with_one]
+                found.append((torch.tensor(rows_with_one), padded(rows, padding)))
         return found
 
     def num_tokens(self, index: int) -> int:

@@ -10,7 +10,7 @@ class StreamState:
     """What is remembered of B rows of text: nothing in it has a gradient between two calls.
 
     Attributes:
-        position: so many words of every row were read.
+        position: how many words of every row have been read.
         cache: of each layer, B x L x C its last input states in training; B x L x 2C their keys
             and values in evaluation, where the weights stay what they are.
         memory: B x m x C, what was written; None before the first segment, or without recurrence.

@@ -64,7 +64,7 @@ def print_user_dir(_: argparse.Namespace) -> None:
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Return the parser, with every command in it or, to import no more than needed, with one."""
     parser = Parser(
-        prog="fairseq-mem", description="Tools beside fairseq's own commands for memory tokens."
+        prog="fairseq-mem", description="Tools for memory tokens, besides fairseq's own commands."
     )
     parser.add_argument("--version", action=Version, help="print the versions in use and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,1 +1,1 @@
-"""What training uses beside the model: criterion, optimizer, dropout."""
+"""What training uses besides the model: criterion, optimizer, dropout."""

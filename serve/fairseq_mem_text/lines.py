@@ -52,7 +52,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def line_chunks(file: BinaryIO, lines: int = CHUNK_LINES) -> Iterator[list[bytes]]:
-    r"""The lines of a file, with their ``\n``, so many at a time."""
+    r"""The lines of a file, with their ``\n``, ``lines`` of them at a time."""
     while chunk := list(itertools.islice(file, lines)):
         yield chunk
 

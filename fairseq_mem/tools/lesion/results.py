@@ -13,7 +13,7 @@ FORMAT = 1
 
 
 def fingerprint(args: argparse.Namespace) -> dict[str, Any]:
-    """What a result depends on beside checkpoint and setting: it is kept with the result."""
+    """What a result depends on besides checkpoint and setting; it is kept with the result."""
     files = sorted(
         path
         for path in args.data.glob("*")

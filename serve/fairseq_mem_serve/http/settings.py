@@ -45,7 +45,7 @@ class Refused(Exception):
     Attributes:
         status: of HTTP.
         message: what is wrong and what to do; never the text that was sent.
-        headers: that the answer has beside the usual ones.
+        headers: of the answer, besides the usual ones.
     """
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
