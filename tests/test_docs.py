@@ -80,6 +80,7 @@ def commands(page: Path) -> list[list[str]]:
             if not re.match(r"(\w+=\S+ )*(fairseq-|echo )", line):
                 continue
             for command in re.split(r"[|;<>]", line.split(" # ")[0]):
+                command = command.replace("$(fairseq-mem user-dir)", str(ROOT / "fairseq_mem"))
                 words = shlex.split(command, comments=True)
                 if words and words[0].startswith("fairseq-"):
                     found.append(words)
