@@ -13,7 +13,7 @@ from helpers.commands import ROOT
 FOLDER = ROOT / "examples" / "algorithmic"
 sys.path.insert(0, str(FOLDER))
 
-cell, study, tasks = map(import_module, ("cell", "study", "tasks"))
+cell, table, tasks = map(import_module, ("cell", "table", "tasks"))
 
 ANSWERS = {
     tasks.copy: lambda source: source,
@@ -98,7 +98,7 @@ def test_commands_are_shown_and_train_as_recipes_do():
 
 
 def test_cells_have_the_models_that_a_task_knows():
-    wanted = study.cells(["copy", "copy-segments"], ["static", "recurrent"], [1, 2])
+    wanted = table.cells(["copy", "copy-segments"], ["static", "recurrent"], [1, 2])
     assert wanted == [
         ("copy", "static", 1), ("copy", "static", 2), ("copy-segments", "static", 1),
         ("copy-segments", "static", 2), ("copy-segments", "recurrent", 1),
@@ -117,20 +117,20 @@ def test_a_study_that_is_done_is_told_without_training(tmp_path):
                  "versions": "none"}
             ))  # fmt: skip
     done = subprocess.run(
-        [sys.executable, FOLDER / "study.py", "--tasks", "copy", "--models", "base", "memory",
+        [sys.executable, FOLDER / "table.py", "--tasks", "copy", "--models", "base", "memory",
          "--seeds", "1", "2", "--updates", "7", "--work", tmp_path],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "4 cells, 4 of them done before" in done.stdout
-    report = (tmp_path / "study.md").read_text()
+    report = (tmp_path / "table.md").read_text()
     assert "| copy | memory | 1, 2 | 100.0 ± 0.0 | 100.0 ± 0.0 | 0.0 ± 0.0 | 10.0 ± 0.0 |" in report
-    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 def test_copying_is_learned(tmp_path):
     subprocess.run(
-        [sys.executable, FOLDER / "study.py", "--tasks", "copy", "copy-segments", "--models",
+        [sys.executable, FOLDER / "table.py", "--tasks", "copy", "copy-segments", "--models",
          "memory", "--seeds", "1", "--work", tmp_path], check=True,
     )  # fmt: skip
     result = json.loads((tmp_path / "copy" / "memory-1500-1" / "result.json").read_text())

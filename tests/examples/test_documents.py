@@ -59,7 +59,7 @@ def test_the_study_from_data_to_report(tmp_path, monkeypatch):
     )
     sys_argv = [sys.executable, tmp_path / "small.py", FOLDER, tmp_path / "work" / "text"]
     subprocess.run(sys_argv, check=True)
-    words = [sys.executable, FOLDER / "study.py", tmp_path / "work"]
+    words = [sys.executable, FOLDER / "by_distance.py", tmp_path / "work"]
     options = ["--updates", "2", "--seeds", "1", "--models", "gate-4-before", "context-1"]
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'serve'}")
     done = subprocess.run([*words, *options], capture_output=True, text=True)

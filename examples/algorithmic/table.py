@@ -1,6 +1,6 @@
 """The study of tasks whose answer is known: many cells side by side, a table and a chart.
 
-usage: study.py [--tasks TASK ...] [--models MODEL ...] [--seeds N ...] [--jobs N]
+usage: table.py [--tasks TASK ...] [--models MODEL ...] [--seeds N ...] [--jobs N]
 
 Stop it at any point and run it again: it continues. A cell is a few minutes on one core.
 """
@@ -64,7 +64,7 @@ def report(found: Found, updates: int) -> str:
     return "\n".join([
         "# Tasks whose answer is known", "",
         f"{updates:,} updates each; means and sample standard deviations over seeds. long: lines "
-        "longer than any in training.", "", "![table](study.png)", "",
+        "longer than any in training.", "", "![table](table.png)", "",
         *markdown(head, rows, left=3), "", *(f"- versions: {text}" for text in versions),
     ]) + "\n"  # fmt: skip
 
@@ -138,9 +138,9 @@ def main() -> None:
             one = json.loads(path.read_text(encoding="utf-8"))
             found.setdefault((task, model), []).append(one)
     if found:
-        charts.save(draw(found), args.work / "study.png")
-        write_text(args.work / "study.md", report(found, args.updates))
-        print(args.work / "study.md")
+        charts.save(draw(found), args.work / "table.png")
+        write_text(args.work / "table.md", report(found, args.updates))
+        print(args.work / "table.md")
     if failed:
         raise UserError(f"{len(failed)} cells failed: {'; '.join(failed)}; run it again")
 

@@ -1,7 +1,7 @@
 """Agreement by distance: which model still knows what "it" was? See the README.
 
-    python study.py FOLDER                              data, all runs, report
-    python study.py FOLDER --jobs 12 --device cuda      several runs at a time
+    python by_distance.py FOLDER                              data, all runs, report
+    python by_distance.py FOLDER --jobs 12 --device cuda      several runs at a time
 
 Every run (model and seed) leaves `runs/MODEL-SEED/result.json`; one that has it is not done again,
 one that was interrupted goes on from its last checkpoint. Then `report.md`, `report.csv` and, with
@@ -131,7 +131,9 @@ def score(checkpoint: Path, data: Path, device: str) -> dict[str, float]:
         sample = moved(task.with_memory(sample, [model]), device)
         place = sum(sample["target"].eq(form) for form in forms).bool()  # B x T
         if not bool((place.sum(1) == 1).all()):
-            raise SystemExit("study.py: a test sentence has not one pronoun; make the data anew")
+            raise SystemExit(
+                "by_distance.py: a test sentence has not one pronoun; make the data anew"
+            )
         scores = []
         for form in forms:
             target = sample["target"].masked_fill(place, form)
