@@ -1,5 +1,6 @@
 """Test tiers by flag, and fixtures that leave no trace."""
 
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _restore_torch_state():
-    """Every test starts from one seed and leaves the default dtype as it was."""
+def _fresh_state():
+    """Every test starts from one seed, hears warnings, and leaves the default dtype as it was."""
+    logging.disable(logging.NOTSET)  # the benchmarks silence fairseq's messages
     dtype = torch.get_default_dtype()
     torch.manual_seed(0)
     yield

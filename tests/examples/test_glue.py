@@ -1,6 +1,5 @@
 """The GLUE example: your own text, from pre-training to the report; what is read, and refused."""
 
-import importlib.util
 import io
 import json
 import os
@@ -22,12 +21,9 @@ GLUE = ROOT / "examples/glue"
 @pytest.fixture(scope="module")
 def glue():
     """The module that reads and binarises."""
-    spec = importlib.util.spec_from_file_location("glue", GLUE / "glue.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["glue"] = module  # dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["glue"]
+    from examples.glue import glue
+
+    return glue
 
 
 def script(name, *arguments, check=True, stdin=None, **variables):
@@ -255,10 +251,9 @@ def test_scripts_refuse_in_a_line(tmp_path, words, message):
 
 @pytest.fixture(scope="module")
 def vader():
-    spec = importlib.util.spec_from_file_location("vader", GLUE / "vader.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from examples.glue import vader
+
+    return vader
 
 
 def test_vaders_sets_are_split_by_document(vader, tmp_path):

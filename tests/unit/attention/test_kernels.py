@@ -43,9 +43,9 @@ def test_without_padding_the_source_is_read_without_a_mask(options, monkeypatch)
     masks = []
     original = F.scaled_dot_product_attention
 
-    def recorded(q, k, v, attn_mask=None, **more):
+    def recorded(q, k, v, attn_mask=None, *more, **named):
         masks.append(attn_mask)
-        return original(q, k, v, attn_mask=attn_mask, **more)
+        return original(q, k, v, attn_mask, *more, **named)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
     counts = []
