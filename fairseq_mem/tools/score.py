@@ -18,7 +18,7 @@ from fairseq_mem_text.errors import TextError
 from fairseq_mem_text.lines import read_lines
 
 from ..errors import UserError, first_line
-from .translate.command import NOT_ALL, load
+from .translate.command import NOT_ALL, add_data_options, load
 from .translate.streams import Progress, written
 
 if TYPE_CHECKING:
@@ -70,20 +70,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="divide each score by the number of tokens, end mark included, to the power of P: "
         "0 (default) is the log-probability itself, 1 that of a token on average",
     )
-    parser.add_argument(
-        "--data",
-        metavar="DATA_BIN",
-        help="with a checkpoint: the folder of its dictionaries and BPE codes (default: what it "
-        "learned from, if still there)",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        choices=("moses", "none"),
-        help="of the data's text (default: what preprocess.sh did, none for other data)",
-    )
-    parser.add_argument(
-        "--bpe-codes", metavar="FILE", help="BPE merges (default: DATA_BIN/code, if there)"
-    )
+    add_data_options(parser)
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any"
     )

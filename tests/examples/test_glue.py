@@ -88,7 +88,7 @@ def test_from_pre_training_to_the_report(glue, tmp_path):
         if task == "mine":
             script("prepare.sh", *words, **shared)
         else:  # what it ends in
-            out = f"{tmp_path}/work/data/{task}"
+            out = str(shared["DATA"] / task)
             glue.main(glue.parse([str(tmp_path), out, "--model", str(encoder), *words]))
     done = script(
         "table.sh", "--models", "baseline", "mem-bottleneck-2", "--seeds", 1,

@@ -44,20 +44,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="FILE", help="where to write (default: standard output)"
     )
-    parser.add_argument(
-        "--data",
-        metavar="DATA_BIN",
-        help="with a checkpoint: the folder of its dictionaries and BPE codes (default: what it "
-        "learned from, if still there)",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        choices=("moses", "none"),
-        help="of the data's text (default: what preprocess.sh did, none for other data)",
-    )
-    parser.add_argument(
-        "--bpe-codes", metavar="FILE", help="BPE merges (default: DATA_BIN/code, if there)"
-    )
+    add_data_options(parser)
     parser.add_argument("--source-lang", metavar="LANG", help="refuse a model that reads another")
     parser.add_argument("--target-lang", metavar="LANG", help="refuse a model that writes another")
     parser.add_argument(
@@ -106,6 +93,24 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--nbest", type=positive, default=1, metavar="N", help="translations a line, with --json"
     )
     return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a checkpoint's text is prepared; :func:`load` reads them."""
+    parser.add_argument(
+        "--data",
+        metavar="DATA_BIN",
+        help="with a checkpoint: the folder of its dictionaries and BPE codes (default: what it "
+        "learned from, if still there)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("moses", "none"),
+        help="of the data's text (default: what preprocess.sh did, none for other data)",
+    )
+    parser.add_argument(
+        "--bpe-codes", metavar="FILE", help="BPE merges (default: DATA_BIN/code, if there)"
+    )
 
 
 def penalty(text: str) -> float:
