@@ -13,7 +13,7 @@ IN_VENV = PATH="$(BIN):$$PATH" PYTHON="$(BIN)/python"
 # slow each other down. The tests of a file share their models, so a file stays in one process.
 PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
-.PHONY: help install quickstart test test-fast test-all format lint bench clean
+.PHONY: help install quickstart test test-fast test-all soak format lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ test-fast: install ## what to run at every save (under 2 minutes)
 
 test-all: lint ## everything, the slow tests too
 	$(IN_VENV) $(PYTEST) --run-slow
+
+soak: install ## kills, damaged files, odd options, load: every seed of the trials (an hour)
+	$(IN_VENV) $(PYTEST) --soak tests/trials
 
 format: install ## mend what ruff and codespell can mend by themselves
 	$(IN_VENV) ruff check --fix --quiet || true

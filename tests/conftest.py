@@ -1,8 +1,10 @@
 """Test tiers by flag, and fixtures that leave no trace."""
 
 import logging
+import shlex
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the slow tier (minutes)")
+    parser.addoption("--soak", action="store_true", help="all seeds of the trials, not a sample")
+    parser.addoption("--first-seed", type=int, default=0, help="where the trials' seeds begin")
 
 
 def pytest_configure() -> None:
@@ -21,6 +25,42 @@ def pytest_configure() -> None:
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A trial, marked ``tries(sample=2, soak=20)``, runs once with each ``seed``."""
+    marker = metafunc.definition.get_closest_marker("tries")
+    if marker is not None:
+        first = metafunc.config.getoption("--first-seed")
+        tries = marker.kwargs["soak" if metafunc.config.getoption("--soak") else "sample"]
+        metafunc.parametrize("seed", range(first, first + tries), ids=lambda seed: f"seed{seed}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """A failed trial says its seed, and how to repeat it."""
+    report = yield
+    if report.failed and item.get_closest_marker("tries"):
+        seed = item.callspec.params["seed"]  # type: ignore[attr-defined]
+        command = f"python -m pytest --first-seed {seed} {shlex.quote(item.nodeid)}"
+        report.sections.append(("seed", f"{seed}; repeat it with: {command}"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """What a soak tried, for docs/reliability.md."""
+    if not config.getoption("--soak"):
+        return
+    tried, failed = Counter(), Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if report.when == "call" and "[" in report.nodeid:
+                trial = report.nodeid.split("[")[0].replace("tests/trials/test_", "")
+                tried[trial] += 1
+                failed[trial] += outcome == "failed"
+    terminalreporter.section("tries")
+    for trial in sorted(tried):
+        terminalreporter.write_line(f"{tried[trial]:6} tried {failed[trial]:4} failed  {trial}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
