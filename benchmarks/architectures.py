@@ -1,8 +1,9 @@
-"""Every architecture of ours, and fairseq's two, small: built as fairseq-train builds them."""
+"""Every architecture of ours, and fairseq's three, small: built as fairseq-train builds them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from fairseq.trainer import Trainer
 
 from . import language, streams
@@ -14,7 +15,7 @@ LENGTH, TOKENS = 20, 320  # of sentences, and of their batch
 ROWS, SEGMENT = 8, 24  # of a language model
 DIM, LAYERS, HEADS = 64, 2, 4  # half-precision kernels want multiples of 8
 CUTOFF = "100,200"
-FAIRSEQ = ("transformer", "transformer_lm")  # what ours are compared with
+FAIRSEQ = ("transformer", "transformer_lm", "roberta")  # what ours are compared with
 SHRUNK = (
     f"--decoder-layers {LAYERS} --decoder-embed-dim {DIM} --decoder-ffn-embed-dim {2 * DIM} "
     f"--decoder-attention-heads {HEADS} --dropout 0.1"
@@ -101,6 +102,24 @@ def _stream(arch: str, flags: str) -> Small:
     return Small(made, samples, translates=False)
 
 
+def _sentences(arch: str, flags: str) -> Small:
+    own = f"--task masked_lm --criterion masked_lm --dropout 0.1 --tokens-per-sample {LENGTH}"
+    made = _trainer(f"{streams.USUAL} --arch {arch} {ENCODER} {own} {flags}")
+    words = made.task.source_dictionary
+    tokens = torch.randint(4, WORDS, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    tokens[:, 0], tokens[:, -1] = words.bos(), words.eos()
+    masked = torch.arange(1, LENGTH - 1, 6)
+    target = torch.full_like(tokens, words.pad())
+    target[:, masked] = tokens[:, masked]
+    tokens[:, masked] = made.task.mask_idx
+    given = {"src_tokens": tokens, "src_lengths": torch.full((ROWS,), LENGTH)}
+    sample = {
+        "id": torch.arange(ROWS), "net_input": given, "target": target,
+        "ntokens": tokens.numel(), "nsentences": ROWS,
+    }  # fmt: skip
+    return Small(made, iter(lambda: sample, None), translates=False)
+
+
 def _softmax(arch: str, adaptive: bool, inputs: str) -> str:
     """Flags of the one softmax that the dictionary is large enough for."""
     if not adaptive:
@@ -123,4 +142,6 @@ BUILDERS: dict[str, Callable[[str, str], Small]] = {
     "transformer_lm": _language,
     "mem_transformer_lm": _language,
     "mem_transformer_xl": _stream,
+    "roberta": _sentences,
+    "mem_roberta": _sentences,
 }

@@ -6,9 +6,11 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY as MODELS
 from helpers.commands import ROOT
 from helpers.two_ranks import trained, two_ranks
 
-KNOWN = ("mem_transformer", "mem_transformer_lm", "mem_transformer_xl")
+KNOWN = ("mem_transformer", "mem_transformer_lm", "mem_transformer_xl", "mem_roberta")
 ALL = [name for name, model in MODELS.items() if model in KNOWN]
-SAMPLE = ["mem_ctrl_shared_transformer", "mem_transformer_lm", "mem_transformer_xl"]
+SAMPLE = [
+    "mem_ctrl_shared_transformer", "mem_transformer_lm", "mem_transformer_xl", "mem_roberta_small",
+]  # fmt: skip
 
 
 @pytest.mark.cli

@@ -22,7 +22,7 @@ FLAGS = (
     "--lr 2e-3 --lr-scheduler fixed --warmup-updates 0"
 )
 SAMPLE = ("mem_transformer", "mem_ctrl_shared_transformer", "mem_transformer_lm",
-          "mem_transformer_xl")  # fmt: skip
+          "mem_transformer_xl", "mem_roberta_small")  # fmt: skip
 
 
 @pytest.fixture
@@ -43,7 +43,8 @@ def build(benchmarks, arch, more=""):
     if builder is not benchmarks._translation:
         words = flags.split()
         pairs = zip(words[::2], words[1::2], strict=True)
-        flags = " ".join(f"{a} {b}" for a, b in pairs if not a.startswith("--encoder"))
+        sides = "--decoder" if builder is benchmarks._sentences else "--encoder"
+        flags = " ".join(f"{a} {b}" for a, b in pairs if not a.startswith(sides))
         if builder is benchmarks._language:
             flags += " --decoder-input-dim 16 --decoder-output-dim 16"
     torch.manual_seed(1)
@@ -61,7 +62,7 @@ def losses(made, updates):
 
 
 def architectures():
-    known = ("mem_transformer", "mem_transformer_lm", "mem_transformer_xl")
+    known = ("mem_transformer", "mem_transformer_lm", "mem_transformer_xl", "mem_roberta")
     return [name for name, model in MODELS.items() if model in known]
 
 
