@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.commands import HANGS, ROOT, run
 from sacrebleu.metrics import BLEU
 
@@ -108,6 +109,31 @@ def test_a_launcher_gets_the_path_of_the_program(data):
     assert "--distributed-world-size" not in words
     done = script("run.sh", "mem-20", 1, check=False, DATA=data, GPUS="", LAUNCHER="srun")
     assert done.returncode == 1 and "LAUNCHER without GPUS" in done.stderr
+
+
+@pytest.mark.cli
+def test_torchrun_starts_the_recipes_own_command(data, tmp_path, monkeypatch):
+    """Its line for two GPUs, as two processes of the CPU, trains one model.
+
+    fairseq reads the launcher's variables only where it counts several GPUs: it is told two.
+    Its usual --ddp-backend gives torch their numbers, which a model on the CPU does not fit.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "from torch import cuda\n"
+        "cuda.device_count, cuda.set_device = lambda: 2, lambda device: None\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    asked = {"DATA": data, "RUNS": tmp_path, "UPDATES": 2, "MAX_TOKENS": 300, "BATCH": 600}
+    launcher = "torchrun --standalone --nproc-per-node 2"
+    shown = script("run.sh", "mem-2", 1, GPUS=2, LAUNCHER=launcher, DRY_RUN=1, **asked)
+    words = [word for word in commands_of(shown)["torchrun"] if word != "--fp16"]
+    on_cpu = ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
+    done = run(*words, *on_cpu, cwd=ROOT, timeout=HANGS)
+    assert "training on 2 devices" in done.stdout and "done training" in done.stdout
+    saved = max((tmp_path / "trial/mem-2/seed-1").glob("checkpoint*.pt"))
+    state = torch.load(saved, weights_only=False)
+    assert state["cfg"]["distributed_training"]["distributed_init_method"] == "env://"
+    assert state["optimizer_history"][-1]["num_updates"] == 2
 
 
 def test_data_of_fairseq_preprocess(data, tmp_path):
