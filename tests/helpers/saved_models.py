@@ -29,13 +29,15 @@ TRANSLATION = ["--task", "translation", "--source-lang", "de", "--target-lang", 
                *(flag.replace("decoder", "encoder") for flag in SIZES)]  # fmt: skip
 
 
-def save(folder: Path, flags: list[str], seed: int = 1) -> Path:
+def save(
+    folder: Path, flags: list[str], seed: int = 1, criterion: str = "cross_entropy"
+) -> Path:
     """Write the dictionaries and a checkpoint; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dict.txt", "dict.de.txt", "dict.en.txt"):
         dictionary().save(str(folder / name))
     parser = options.get_training_parser()
-    always = ["--criterion", "cross_entropy", "--optimizer", "adam", "--lr", "0.01", "--cpu"]
+    always = ["--criterion", criterion, "--optimizer", "adam", "--lr", "0.01", "--cpu"]
     args = options.parse_args_and_arch(parser, input_args=[str(folder), *flags, *always])
     cfg = convert_namespace_to_omegaconf(args)
     torch.manual_seed(seed)
