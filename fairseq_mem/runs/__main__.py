@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.files import sha256
-from fairseq_mem_text.progress import show
+from fairseq_mem_text.progress import hold_closed_streams, show
 
 from ..errors import UserError
 from . import folder as files
@@ -129,6 +129,7 @@ def run_recipe(args: argparse.Namespace, commands: dict[str, list[str]]) -> None
 
 def main(words: Sequence[str]) -> int:
     """Run what a script asks for; returns the exit status."""
+    hold_closed_streams()
     options, commands = split_stages(words)
     args = build_parser().parse_args(options)
     # what the user called

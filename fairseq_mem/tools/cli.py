@@ -10,6 +10,7 @@ the user can mend is raised as `UserError`.
 import argparse
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,8 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
+
+from fairseq_mem_text.progress import hold_closed_streams
 
 from .. import __version__
 from ..errors import UserError
@@ -108,16 +111,50 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+    """Run one command; return its exit status.
+
+    What it printed has arrived then: Python would flush it while it exits, and fail with a page.
+    """
+    hold_closed_streams()
+    try:
+        status = _run(argv)
+        _flush_output()
+        return status
+    except (UserError, OSError) as error:
+        with contextlib.suppress(OSError):  # what went wrong first is told
+            _flush_output()
+        if isinstance(error, UserError):
+            raise
+        if isinstance(error, BrokenPipeError):  # whoever reads our output has seen enough
+            return 128 + 13  # as if SIGPIPE had ended us
+        raise UserError(f"cannot write to the standard output: {error.strerror}") from error
+
+
+def _flush_output() -> None:
+    if sys.stdout is None:  # as with >&-
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        raise
+
+
+def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in ("user-dir", *COMMANDS) else None
-    args = build_parser(command).parse_args(argv)
+    try:
+        args = build_parser(command).parse_args(argv)
+    finally:
+        _flush_output()  # of --help, which exits
     # importing fairseq leaves the root logger at DEBUG, for every library
     logging.getLogger().setLevel(logging.WARNING)
     try:
         with ended_by_signals():
             return args.main(args) or 0
     except OSError as error:  # a file that is missing, a full disk
+        if isinstance(error, BrokenPipeError):
+            raise
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
         raise UserError("stopped") from None

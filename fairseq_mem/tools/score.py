@@ -7,7 +7,6 @@ has a source and several translations of it, and the question is which one the m
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,9 +138,6 @@ def main(args: argparse.Namespace) -> int:
             if args.contrastive is None:
                 return _write_scores(args, translator, pairs, output, progress)
             return _write_choices(args, translator, items, output, progress)
-    except BrokenPipeError:  # whoever reads our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as if SIGPIPE had ended us
     finally:
         progress.close()
 

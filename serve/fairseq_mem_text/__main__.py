@@ -11,7 +11,7 @@ from .arguments import count, positive
 from .errors import TextError
 from .files import cannot_write
 from .preparing import Request, prepare
-from .progress import say
+from .progress import hold_closed_streams, say
 from .stages import build_parser
 
 
@@ -66,6 +66,7 @@ def stop(message: str, status: int = 1) -> NoReturn:
 
 def main() -> None:
     """Run one command."""
+    hold_closed_streams()
     parser, commands = build_parser()
     add_prepare(commands)
     arguments = parser.parse_args()

@@ -1,5 +1,6 @@
 """What is said while we work: commands, and how far they are."""
 
+import os
 import re
 import shlex
 import sys
@@ -32,6 +33,21 @@ class Progress:
         """Say how many are done, and how many of them in a second."""
         seconds = max(time.monotonic() - self.start, 1e-3)
         say(f"{self.what}: {self.lines:,} {self.unit}, {self.lines / seconds:,.0f} a second")
+
+
+def hold_closed_streams() -> None:
+    """Let nothing take the place of standard streams that somebody closed (``2>&-``).
+
+    A file that is opened would get the number of one, and with it what libraries write there; and
+    what Python prints to the standard error would go to the standard output.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
 
 
 def say(message: str) -> None:

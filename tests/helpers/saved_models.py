@@ -29,9 +29,7 @@ TRANSLATION = ["--task", "translation", "--source-lang", "de", "--target-lang", 
                *(flag.replace("decoder", "encoder") for flag in SIZES)]  # fmt: skip
 
 
-def save(
-    folder: Path, flags: list[str], seed: int = 1, criterion: str = "cross_entropy"
-) -> Path:
+def save(folder: Path, flags: list[str], seed: int = 1, criterion: str = "cross_entropy") -> Path:
     """Write the dictionaries and a checkpoint; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dict.txt", "dict.de.txt", "dict.en.txt"):

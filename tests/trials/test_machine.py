@@ -87,7 +87,12 @@ def test_a_full_disk(seed, inputs, results, tmp_path, disk):
     ended = one.run()
     if not one.old:  # else what is replaced makes room
         assert ended.status != 0
-    one.check(ended, wanted, "" if one.tool.train else "No space left on device")
+    one.check(ended, wanted)
+    assert (
+        ended.status == 0
+        or one.tool.train
+        or any(says in ended.last_line for says in ("No space left on device", "disk is full"))
+    ), ended.errors
 
 
 @pytest.mark.tries(sample=2, soak=44)
@@ -151,12 +156,12 @@ def test_streams_that_cannot_be_used(seed, fault, inputs, results, tmp_path):
     is_lost = fault.startswith(("output", "all")) and not one.tool.result
     if is_lost or (fault == "output full" and output):
         assert ended.status != 0, told
-    elif not fault.startswith("errors"):
+    elif fault != "errors full":
         assert ended.status == 0, told
     if ended.status != 0 and not fault.startswith(("errors", "all")):
         check_told(ended, one.tool.train)
-    elif "full" not in fault and "all" not in fault and one.tool.result is False:
-        assert ended.output == output, told
+    if ended.status == 0 and fault.startswith(("errors", "input")) and not one.tool.train:
+        assert ended.output == output, told  # errors must not get into it
 
 
 @pytest.mark.tries(sample=1, soak=26)

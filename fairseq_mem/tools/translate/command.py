@@ -152,9 +152,6 @@ def main(args: argparse.Namespace) -> int:
         try:
             with written(args.output) as output:
                 run.translate(source, output, CHUNK_LINES * translator.parallel)
-        except BrokenPipeError:  # whoever reads our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + 13  # as if SIGPIPE had ended us
         finally:
             run.progress.close()
     if run.failed:

@@ -25,6 +25,8 @@ SECONDS_BETWEEN_PROGRESS = 10
 def opened(path: str | None) -> Iterator[BinaryIO]:
     """The input, unbuffered."""
     if path is None:
+        if sys.stdin is None:  # as with <&-
+            raise UserError("the standard input is closed; give --input FILE")
         yield sys.stdin.buffer
         return
     try:
@@ -99,15 +101,17 @@ def decoded(line: bytes | None, first: bool) -> tuple[str, str | None]:
 @contextlib.contextmanager
 def written(path: str | None) -> Iterator[BinaryIO]:
     """The output; a file appears under its name only when it is complete."""
-    if path is None:
-        yield sys.stdout.buffer
-        return
-    goal = os.path.realpath(path)
-    if os.path.exists(goal) and not os.path.isfile(goal):  # a pipe, /dev/null
-        with open(goal, "wb") as file:
-            yield file
-        return
     try:
+        if path is None:
+            if sys.stdout is None:  # as with >&-
+                raise UserError("the standard output is closed; give --output FILE")
+            yield sys.stdout.buffer
+            return
+        goal = os.path.realpath(path)
+        if os.path.exists(goal) and not os.path.isfile(goal):  # a pipe, /dev/null
+            with open(goal, "wb") as file:
+                yield file
+            return
         with replacing(Path(goal)) as partial, open(partial, "xb") as file:
             yield file
     except BrokenPipeError:
@@ -116,8 +120,10 @@ def written(path: str | None) -> Iterator[BinaryIO]:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: str, error: OSError) -> UserError:
+def cannot_write(path: str | None, error: OSError) -> UserError:
     """What is wrong with the output."""
+    if path is None:
+        return UserError(f"cannot write to the standard output: {error.strerror}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"cannot write --output {path}: the disk is full; nothing was kept")
     return UserError(f"cannot write --output {path}: {error.strerror}")

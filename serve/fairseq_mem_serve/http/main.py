@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from fairseq_mem_text.progress import hold_closed_streams
 from fairseq_mem_text.version import __version__
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; return the exit status."""
+    hold_closed_streams()
     args = build_parser().parse_args(argv)
     try:
         import prometheus_client  # noqa: F401
