@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fairseq_mem.tools.export import export
 from helpers import saved_models, trained_models
-from helpers.commands import USER_DIR
+from helpers.commands import EVERY_SENTENCE, USER_DIR
 from helpers.finished_runs import make_run
 from helpers.random_models import dictionary
 
@@ -64,7 +64,7 @@ TOOLS = {
                                   "--out", o, "--cpu"]),
     "fairseq-train": Tool(
         lambda i, o: [i / "words", "--user-dir", USER_DIR, *trained_models.SMALL, "--save-dir", o,
-                      "--train-subset", "test", "--max-update", 1, "--disable-validation",
+                      "--train-subset", "test", "--max-update", 1, "--disable-validation", *EVERY_SENTENCE,
                       "--batch-size", 4, "--num-workers", 0, "--no-progress-bar"],
         folder=True, train=True),
 }  # fmt: skip

@@ -18,6 +18,11 @@ from helpers.tool_inputs import TOOLS
 
 OLD = b"of yesterday\n"
 MINE = "mine.txt"
+ODD = [
+    "two words", "Müller und größe", "u\u0308mlaut", "日本 語", "-dash", "--out", "a'b\"c", "$HOME",
+    "`id`", "a*b?[c]", "tab\there", "%s{x}{0}", "a,b", "a:b", "#x", "~", "back\\slash", "end ",
+    ".hidden", "x" * 200, "a;b&c|d", "@file", "a=b", "été\u2028x", os.fsdecode(b"M\xfcller"),
+]  # fmt: skip
 SPEAKERS = ("fairseq_mem: ", "fairseq-mem ")  # with which a line of ours begins
 
 

@@ -9,11 +9,12 @@ import random
 import resource
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from helpers import tool_inputs
-from helpers.forked_commands import closed, into, mount
-from helpers.tool_tries import SPEAKERS, Try, check_told, contents
+from helpers.forked_commands import closed, into, mount, run
+from helpers.tool_tries import ODD, SPEAKERS, Try, check_told, contents
 
 PAGE = 4096
 NAMES = list(tool_inputs.TOOLS)
@@ -125,7 +126,7 @@ def test_a_folder_that_cannot_be_written_to(seed, inputs, results, tmp_path, dis
 def test_inputs_that_cannot_be_written_to(seed, inputs, results, tmp_path, disk):
     """They need not be."""
     name, _ = chosen(seed)
-    wanted, output = results(name)
+    wanted, _ = results(name)
     one = Try(name, inputs, disk, "../out")
     remount(disk, "ro")
     ended = one.run()
@@ -168,7 +169,7 @@ def test_streams_that_cannot_be_used(seed, fault, inputs, results, tmp_path):
 def test_a_reader_that_leaves(seed, inputs, results, tmp_path):
     """As with ``| head -1``: it ends quietly, as if the signal for that had ended it."""
     name, draw = chosen(seed)
-    wanted, output = results(name)
+    wanted, _ = results(name)
     one = Try(name, inputs, tmp_path)
     ended = one.run(lines=draw.randrange(3))
     one.check_kept()
@@ -176,13 +177,6 @@ def test_a_reader_that_leaves(seed, inputs, results, tmp_path):
     assert ended.status in (0, 141), ended.errors
     for noise in ("Broken pipe", "Traceback", "Exception ignored"):
         assert noise not in ended.errors
-
-
-ODD = [
-    "two words", "Müller und größe", "u\u0308mlaut", "日本 語", "-dash", "--out", "a'b\"c", "$HOME",
-    "`id`", "a*b?[c]", "tab\there", "%s{x}{0}", "a,b", "a:b", "#x", "~", "back\\slash", "end ",
-    ".hidden", "x" * 200, "a;b&c|d", "@file", "a=b", "été\u2028x", os.fsdecode(b"M\xfcller"),
-]  # fmt: skip
 
 
 @pytest.mark.tries(sample=2, soak=78)
@@ -206,10 +200,6 @@ def test_odd_paths(seed, inputs, results, tmp_path):
 
 def run_from(one, place, odd):
     """Its files named from inside the odd folder, from beside it, or by their whole paths."""
-    from pathlib import Path
-
-    from helpers.forked_commands import run
-
     before = {"inside": Path(), "beside": Path(odd), "anywhere": one.folder}[place]
     where = one.folder.parent if place == "beside" else one.folder
     words = [one.words[0], *one.tool.words(before / "in", before / one.out)]
