@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fairseq_mem_text.files import replacing
 
@@ -23,10 +24,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with replacing(path) as partial:
             write(partial)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        cause = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        of_system = error if isinstance(error, OSError) else error.__context__
+        cause = getattr(of_system, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
             f"cannot write {path}: {cause}; free some space or choose another place"
         ) from error
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write with ``torch.save``, whole."""
+    import torch
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # given a name, torch doesn't tell what went wrong
+            torch.save(state, file)
+
+    write_whole(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,6 @@ import argparse
 import re
 import sys
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from ..checkpoints import read_checkpoint
 from ..dictionaries import OPTION, fingerprint, model_options, noted
 from ..errors import UserError
-from ..files import write_whole
+from ..files import write_checkpoint
 from .loading import first_folder
 
 EPOCHS = re.compile(r"checkpoint(\d+)\.pt")
@@ -237,5 +236,5 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out} is a folder; give --out a file's name")
     for path in paths:
         print(f"averaging {path}", file=sys.stderr)
-    write_whole(args.out, partial(torch.save, average(paths)))
+    write_checkpoint(args.out, average(paths))
     print(f"{args.out}: the mean of {len(paths)} checkpoints")

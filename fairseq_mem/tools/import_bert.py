@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq_mem_text.files import partial_name, read_json
 
 from ..errors import UserError
-from ..files import write_text, write_whole
+from ..files import write_checkpoint, write_text, write_whole
 
 if TYPE_CHECKING:
     from .bert_folder import Bert
@@ -128,7 +128,6 @@ def _text_settings(
 
 def _write_checkpoint(out: Path, bert: "Bert", flags: list[str], with_pooler: bool) -> None:
     """Write ``model.pt`` as fairseq would, and see that fairseq's model takes it."""
-    import torch
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from omegaconf import OmegaConf
@@ -164,4 +163,4 @@ def _write_checkpoint(out: Path, bert: "Bert", flags: list[str], with_pooler: bo
         "task_state": {},
         "extra_state": {},
     }  # fmt: skip
-    write_whole(out / MODEL, lambda partial: torch.save(state, partial))
+    write_checkpoint(out / MODEL, state)

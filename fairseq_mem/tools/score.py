@@ -7,7 +7,6 @@ has a source and several translations of it, and the question is which one the m
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple

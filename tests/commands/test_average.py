@@ -6,9 +6,11 @@ test_lesion.py.
 
 import argparse
 import os
+import resource
 
 import pytest
 import torch
+from helpers.forked_commands import run
 
 import fairseq_mem
 from fairseq_mem.tools import cli
@@ -216,3 +218,12 @@ def test_slips_of_the_keyboard(three, tmp_path, capsys):
         average("--last", "0", tmp_path, "--out", out)
     assert stop.value.code == 2
     assert not out.exists()
+
+
+def test_what_the_machine_says_is_told(tmp_path):
+    """torch has words of its own for it: "unexpected pos 64 vs 0"."""
+    paths = [checkpoint(tmp_path / f"{seed}.pt", seed) for seed in (1, 2)]
+    words = ["fairseq-mem", "average", *paths, "--out", tmp_path / "out"]
+    ended = run(cli.main, words, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    assert ended.status == 1 and "out: File too large; free some space" in ended.last_line
+    assert sorted(tmp_path.iterdir()) == paths

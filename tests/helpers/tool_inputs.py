@@ -64,8 +64,9 @@ TOOLS = {
                                   "--out", o, "--cpu"]),
     "fairseq-train": Tool(
         lambda i, o: [i / "words", "--user-dir", USER_DIR, *trained_models.SMALL, "--save-dir", o,
-                      "--train-subset", "test", "--max-update", 1, "--disable-validation", *EVERY_SENTENCE,
-                      "--batch-size", 4, "--num-workers", 0, "--no-progress-bar"],
+                      "--train-subset", "test", "--max-update", 1, "--disable-validation",
+                      *EVERY_SENTENCE, "--batch-size", 4, "--num-workers", 0,
+                      "--no-progress-bar"],
         folder=True, train=True),
 }  # fmt: skip
 
