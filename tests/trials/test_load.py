@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,63 @@ def test_a_million_lines(seed, request, models):
 @pytest.mark.parametrize("kind", ["exported", "checkpoint"])
 def test_a_hundred_thousand_lines(models, kind):
     check_many(100_000, models[kind], seed=1)
+
+
+# ---------------------------------------------------------------- long lines
+
+LENGTH = 1_000_000
+UNITS = [
+    *"a.,'-\"/ <&|%$@0", "..", ". ", "a.", "'s", "a ", "\u0308", "a\u0308", "\u1160", "\u3099",
+    "\u00a0", "\u200b", "\u200d", "\u2028", "\u0085", "\ufeff", "\u00ad", "\x00", "\x01", "\x1c", "\x7f",
+    "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "\U0001f600", "\U0001f1e9", "\ufe0f", "\u0661",
+    "\u4e00", "\uac00", "\u1100\u1161", "\u202e", "@@ ", "@-@", "&amp;", "DOTMULTI", "</s>", "ab",
+]  # fmt: skip
+
+
+def unit(draw: random.Random) -> str:
+    """A character of any kind, or a few: what gets repeated."""
+    if draw.random() < 0.6:
+        return draw.choice(UNITS)
+    characters = [chr(code) for code in draw.sample(range(0x110000), 3)]
+    return "".join(c for c in characters if not "\ud800" <= c <= "\udfff" and c != "\n") or "a"
+
+
+def bounded(what: Callable[[], object]) -> None:
+    """Do it in a fork, which ends if it hangs."""
+
+    def program() -> None:
+        signal.alarm(SECONDS)  # its default is to end the process
+        what()
+
+    ended = run(program, ["fairseq-mem"])
+    assert ended.status == 0, ended.errors
+
+
+@pytest.mark.tries(sample=2, soak=60)
+def test_a_line_of_a_million_characters(seed, models, tmp_path):
+    """Through the stages of preprocess.sh and either translator: told or done, in bounded time."""
+    draw = random.Random(seed)
+    repeated = unit(draw)
+    line = (repeated * (LENGTH // len(repeated))).rstrip("\r")
+    lines = ["s1 s2", draw.choice(["", "a "]) + line + draw.choice(["", '"', " a", "."]), "s3"]
+    text = "".join(f"{one}\n" for one in lines)
+    for side in ("de", "en"):
+        (tmp_path / f"raw.{side}").write_bytes(text.encode())
+    raw, tok = [tmp_path / f"raw.{side}" for side in ("de", "en")], tmp_path / "tok"
+
+    def stages() -> None:
+        options = draw.sample(["--no-normalize", "--nfc", "--clean"], draw.randrange(3))
+        if "--no-normalize" not in options and draw.random() < 0.5:
+            options.append("--remove-nonprinting")
+        run_stage(["tokenize", "--source-lang", "de", "--target-lang", "en", *options, *raw, tok])
+        run_stage(["learn-bpe", "--merges", 20, "--output", tmp_path / "code", f"{tok}.de"])
+        run_stage(["apply-bpe", "--codes", tmp_path / "code", f"{tok}.de", tmp_path / "bpe"])
+
+    bounded(stages)
+    assert (tmp_path / "bpe").read_bytes().count(b"\n") in (2, 3)  # --clean drops it
+    for model in models.values():
+        out = tmp_path / "out"
+        words = ["translate", model, "--input", raw[0], "--output", out, *SEARCH]
+        bounded(lambda words=words: sys.exit(cli.main(list(map(str, words))) not in (0, 3)))
+        translated = out.read_text(encoding="utf-8").split("\n")
+        assert len(translated) == 4 and translated[0] and translated[2]
