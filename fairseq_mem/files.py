@@ -1,16 +1,20 @@
 """Files of tools and runs: written whole or not at all, with an error in one line."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairseq_mem_text.files import replacing
+from fairseq_mem_text.files import is_device, replacing
 
 from .errors import UserError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Make the file ``path``: it is there when complete, or as it was before.
+
+    A link stays, and what it points to is made. A device or a pipe is written to: replacing
+    ``/dev/null``, as root may, would break the machine.
 
     Args:
         path: the file; its folder is made if need be.
@@ -20,8 +24,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         UserError: the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        if is_device(path):
+            write(path)
+            return
+        goal = Path(os.path.realpath(path))
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(goal) as partial:
             write(partial)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         of_system = error if isinstance(error, OSError) else error.__context__

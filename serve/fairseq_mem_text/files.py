@@ -27,6 +27,12 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
 
 
+def is_device(path: str | Path) -> bool:
+    """Whether it is there and neither a file nor a folder: a pipe, ``/dev/null``."""
+    # not of its real path: that of a shell's >(...) is no path
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, which takes its place if the context ends well.

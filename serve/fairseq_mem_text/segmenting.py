@@ -11,6 +11,7 @@ from typing import Any
 
 from . import bpe
 from .checks import refuse_long_line
+from .errors import TextError
 from .files import written
 from .linear import segment_word
 from .lines import line_chunks, opened
@@ -72,6 +73,11 @@ def learn_bpe(paths: Sequence[str], output: str, merges: int, workers: int = 1) 
             file.write(f"{merge}\n".encode())
             learned += 1
             progress.add(1)
+        if learned == 0:  # which subword-nmt cannot read
+            raise TextError(
+                "BPE can't be learned: no two symbols stand beside each other twice in the "
+                "training text; give more text"
+            )
     progress.report()
     if learned < merges:
         say("no pair of symbols is left that is there twice: BPE ends here")

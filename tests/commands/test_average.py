@@ -7,9 +7,11 @@ test_lesion.py.
 import argparse
 import os
 import resource
+import subprocess
 
 import pytest
 import torch
+from helpers.commands import HANGS
 from helpers.forked_commands import run
 
 import fairseq_mem
@@ -227,3 +229,17 @@ def test_what_the_machine_says_is_told(tmp_path):
     ended = run(cli.main, words, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
     assert ended.status == 1 and "out: File too large; free some space" in ended.last_line
     assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """As root this would make a file of /dev/null."""
+    paths = [str(checkpoint(tmp_path / f"{seed}.pt", seed)) for seed in (1, 2)]
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to("file")
+    reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
+    cli.main(["average", *paths, "--out", str(fifo)])
+    assert reader.communicate(timeout=HANGS)[0].startswith(b"PK")
+    cli.main(["average", *paths, "--out", str(link)])
+    assert fifo.is_fifo() and link.is_symlink()
+    assert (tmp_path / "file").read_bytes().startswith(b"PK")

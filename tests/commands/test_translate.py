@@ -263,6 +263,17 @@ def test_devices_are_written_to_and_not_replaced(translator_files, tmp_path):
     assert fifo.is_fifo()
 
 
+def test_output_into_what_a_shell_opens(translator_files, tmp_path):
+    """As with ``--output >(gzip)``: what /dev/fd/63 points to is no path."""
+    (tmp_path / "in").write_bytes(b"eins zwei.\n")
+    words = ["translate", translator_files.exported, "--input", tmp_path / "in", "--output"]
+    reader, writer = os.pipe()
+    assert cli.main([*map(str, [*words, f"/dev/fd/{writer}"])]) == 0
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert file.read().count(b"\n") == 1
+
+
 def test_progress_is_a_line_now_and_then(run, monkeypatch):
     monkeypatch.setattr(streams, "SECONDS_BETWEEN_PROGRESS", 0)
     monkeypatch.setattr(translating, "CHUNK_LINES", 5)

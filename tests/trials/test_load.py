@@ -119,9 +119,9 @@ def test_a_hundred_thousand_lines(models, kind):
 LENGTH = 1_000_000
 UNITS = [
     *"a.,'-\"/ <&|%$@0", "..", ". ", "a.", "'s", "a ", "\u0308", "a\u0308", "\u1160", "\u3099",
-    "\u00a0", "\u200b", "\u200d", "\u2028", "\u0085", "\ufeff", "\u00ad", "\x00", "\x01", "\x1c", "\x7f",
-    "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "\U0001f600", "\U0001f1e9", "\ufe0f", "\u0661",
-    "\u4e00", "\uac00", "\u1100\u1161", "\u202e", "@@ ", "@-@", "&amp;", "DOTMULTI", "</s>", "ab",
+    "\u00a0", "\u200b", "\u200d", "\u2028", "\u0085", "\ufeff", "\u00ad", "\x00", "\x01", "\x1c",
+    "\x7f", "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "\U0001f600", "\U0001f1e9", "\ufe0f",
+    "\u0661", "\u4e00", "\uac00", "\u1100\u1161", "\u202e", "@@ ", "@-@", "&amp;", "DOTMULTI", "</s>", "ab",
 ]  # fmt: skip
 
 
@@ -150,7 +150,11 @@ def test_a_line_of_a_million_characters(seed, models, tmp_path):
     draw = random.Random(seed)
     repeated = unit(draw)
     line = (repeated * (LENGTH // len(repeated))).rstrip("\r")
-    lines = ["s1 s2", draw.choice(["", "a "]) + line + draw.choice(["", '"', " a", "."]), "s3"]
+    lines = [
+        "s1 s2 ab ab",
+        draw.choice(["", "a "]) + line + draw.choice(["", '"', " a", "."]),
+        "s3 ab",
+    ]
     text = "".join(f"{one}\n" for one in lines)
     for side in ("de", "en"):
         (tmp_path / f"raw.{side}").write_bytes(text.encode())

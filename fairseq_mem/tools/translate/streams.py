@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fairseq_mem_text.files import replacing
+from fairseq_mem_text.files import is_device, replacing
 
 from ...errors import UserError
 
@@ -107,12 +107,11 @@ def written(path: str | None) -> Iterator[BinaryIO]:
                 raise UserError("the standard output is closed; give --output FILE")
             yield sys.stdout.buffer
             return
-        goal = os.path.realpath(path)
-        if os.path.exists(goal) and not os.path.isfile(goal):  # a pipe, /dev/null
-            with open(goal, "wb") as file:
+        if is_device(path):
+            with open(path, "wb") as file:
                 yield file
             return
-        with replacing(Path(goal)) as partial, open(partial, "xb") as file:
+        with replacing(Path(os.path.realpath(path))) as partial, open(partial, "xb") as file:
             yield file
     except BrokenPipeError:
         raise
