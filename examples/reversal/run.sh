@@ -19,12 +19,17 @@ HELP
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 
+# shellcheck source=scripts/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
+
+work=examples/reversal/work venv=.venv
+[ -z "${WORK:-}" ] || work=$(absolute_path "$WORK")
+[ -z "${VENV:-}" ] || venv=$(absolute_path "$VENV")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 arch=${1:-mem_transformer}
 tokens=${2:-10}
-work=${WORK:-examples/reversal/work}
 updates=${UPDATES:-1500}
-[ ! -d "${VENV:-.venv}/bin" ] || PATH="$(cd "${VENV:-.venv}/bin" && pwd):$PATH"
+[ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
 command -v fairseq-train >/dev/null || {
     echo "reversal: fairseq-train is not there; run 'make install' first" >&2
     exit 1

@@ -44,6 +44,24 @@ def test_use_cpu_hides_the_gpus():
     assert "'CUDA_VISIBLE_DEVICES': ''" in ran.stdout, ran.stderr
 
 
+@pytest.mark.parametrize("name", ["recall", "reversal"])
+def test_folders_are_named_from_where_the_user_is(name, tmp_path):
+    """The scripts work in the checkout's folder; a relative WORK and VENV are none of it."""
+    (tmp_path / "my venv/bin").mkdir(parents=True)
+    for program in ("python", "fairseq-train"):
+        stub = tmp_path / "my venv/bin" / program
+        stub.write_text('#!/bin/sh\necho "$@" >&2\nexit 1\n')
+        stub.chmod(0o755)
+    environment = os.environ | {"WORK": "my work", "VENV": "my venv"}
+    ran = subprocess.run(
+        [ROOT / f"examples/{name}/run.sh"], cwd=tmp_path, env=environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.strip().endswith(f"{tmp_path}/my work/text")
+    assert (tmp_path / "my work").is_dir() and not (ROOT / "my work").exists()
+
+
 def test_these_are_the_recipes():
     names = {path.parent.name for path in RECIPES}
     assert names == {"glue", "quickstart", "recall", "reversal", "wikitext103", "wmt14_de_en"}
