@@ -1,6 +1,5 @@
 """The `fairseq-mem` command: in this process where possible, as users run it where it matters."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,8 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import forked_commands
-from helpers.forked_commands import closed, into
 
 import fairseq_mem
 from fairseq_mem.tools import cli
@@ -112,50 +109,3 @@ def test_what_the_user_can_mend_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(fairseq_mem.UserError, match="missing") as stop:
         cli.main(["try-out"])
     assert "\n" not in str(stop.value)  # a SystemExit: Python prints it and exits with 1
-
-
-def without_reader() -> None:
-    """In a fork: the standard output goes to somebody who has left."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    os.dup2(writer, 1)
-
-
-@pytest.mark.parametrize("word", ["user-dir", "--help", "--version"])
-def test_an_output_that_is_lost_is_told_in_a_line(word):
-    """Python would tell it in a page, while it exits."""
-    full = forked_commands.run(cli.main, ["fairseq-mem", word], lambda: into("/dev/full", 1))
-    says = "fairseq_mem: cannot write to the standard output: No space left on device\n"
-    assert (full.status, full.errors) == (1, says)
-    left = forked_commands.run(cli.main, ["fairseq-mem", word], without_reader)
-    assert (left.status, left.errors) == (141, "")
-    nowhere = forked_commands.run(cli.main, ["fairseq-mem", word], lambda: closed(1))
-    assert nowhere.status == 0
-    assert not nowhere.errors or word == "--help"  # which argparse then prints there
-
-
-def test_what_went_wrong_first_is_told(monkeypatch):
-    def fails(args):
-        print("what cannot be written")
-        raise fairseq_mem.UserError("the first reason")
-
-    command_module(monkeypatch, main=fails)
-    words = ["fairseq-mem", "try-out"]
-    ended = forked_commands.run(cli.main, words, lambda: into("/dev/full", 1))
-    assert (ended.status, ended.errors) == (1, "fairseq_mem: the first reason\n")
-
-
-def test_nothing_takes_the_place_of_a_closed_stream(monkeypatch, tmp_path):
-    """Of the standard error: neither a file, by its number, nor the standard output."""
-
-    def writes(args):
-        with open(tmp_path / "file", "w") as file:
-            os.write(2, b"of a library")
-            print("of ours", file=sys.stderr)
-            file.write("text")
-
-    command_module(monkeypatch, main=writes)
-    words = ["fairseq-mem", "try-out"]
-    ended = forked_commands.run(cli.main, words, lambda: closed(0, 2))
-    assert (ended.status, ended.output) == (0, b"")
-    assert (tmp_path / "file").read_text() == "text"

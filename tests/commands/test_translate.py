@@ -14,9 +14,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq_mem_serve import Translator, load_translator
-from helpers import forked_commands, number_translator
+from helpers import number_translator
 from helpers.commands import HANGS, ROOT
-from helpers.forked_commands import closed, into
 
 import fairseq_mem
 from fairseq_mem.tools import cli
@@ -263,17 +262,6 @@ def test_devices_are_written_to_and_not_replaced(translator_files, tmp_path):
     assert fifo.is_fifo()
 
 
-def test_output_into_what_a_shell_opens(translator_files, tmp_path):
-    """As with ``--output >(gzip)``: what /dev/fd/63 points to is no path."""
-    (tmp_path / "in").write_bytes(b"eins zwei.\n")
-    words = ["translate", translator_files.exported, "--input", tmp_path / "in", "--output"]
-    reader, writer = os.pipe()
-    assert cli.main([*map(str, [*words, f"/dev/fd/{writer}"])]) == 0
-    os.close(writer)
-    with open(reader, "rb") as file:
-        assert file.read().count(b"\n") == 1
-
-
 def test_progress_is_a_line_now_and_then(run, monkeypatch):
     monkeypatch.setattr(streams, "SECONDS_BETWEEN_PROGRESS", 0)
     monkeypatch.setattr(translating, "CHUNK_LINES", 5)
@@ -406,23 +394,6 @@ def test_a_checkpoint_knows_its_data(run, translator_files, tmp_path, expected):
 def test_without_the_package(monkeypatch, translator_files):
     monkeypatch.setitem(sys.modules, "fairseq_mem_serve", None)
     assert "pip install ." in refusal(translator_files)
-
-
-def test_standard_streams_that_are_closed_or_full(translator_files, tmp_path, expected):
-    (tmp_path / "in").write_bytes(text(GERMAN[:2]) + b"\xff\n")
-    words = ["fairseq-mem", "translate", translator_files.exported, "--threads", 1]
-    from_file = [*words, "--input", tmp_path / "in"]
-    for given, prepare, says in (
-        (words, lambda: closed(0), "the standard input is closed; give --input"),
-        (from_file, lambda: closed(1), "the standard output is closed; give --output"),
-        (from_file, lambda: into("/dev/full", 1), "the standard output: No space left on device"),
-    ):
-        ended = forked_commands.run(cli.main, given, prepare)
-        assert ended.status == 1 and says in ended.last_line, ended.errors
-        assert "Exception ignored" not in ended.errors
-    # messages must not get among the translations
-    ended = forked_commands.run(cli.main, from_file, lambda: closed(2))
-    assert (ended.status, ended.output) == (3, text([*expected[:2], ""]))
 
 
 # ---------------------------------------------------------------- as a process
