@@ -7,8 +7,10 @@ than build a model. :func:`guard_fairseq` lets fairseq's own commands read throu
 
 import argparse
 import logging
+import os
 import pickle
 import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -233,18 +235,32 @@ def _open_tar(*args: Any, **options: Any) -> tarfile.TarFile:
     return archive
 
 
+def _copy_whole(source: str, path: str, overwrite: bool = False) -> bool:
+    """fairseq's copy of a checkpoint, under a temporary name first, as it writes the checkpoint."""
+    from fairseq.file_io import PathManager
+
+    if PathManager.path_requires_pathmanager(path):  # in a store that is no disk
+        return PathManager.copy(source, path, overwrite)
+    shutil.copyfile(source, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
+    return True
+
+
 def guard_fairseq() -> None:
     """Let fairseq's commands read checkpoints through :func:`load`; its files stay as they are.
+
+    Its copies of the last and the best checkpoint are never half there, whenever it is killed.
 
     The archive of a model that ``from_pretrained`` unpacks cannot write outside its folder, and
     the shell, with which fairseq looks into FASTA files, gets no name that it would take for more.
     """
     import shlex
 
-    from fairseq import checkpoint_utils, file_utils
+    from fairseq import checkpoint_utils, file_io, file_utils
     from fairseq.data import FastaDataset
 
     checkpoint_utils.torch = With(torch, load=_load_for_fairseq)
+    checkpoint_utils.PathManager = With(file_io.PathManager, copy=_copy_whole)
     file_utils.tarfile = With(tarfile, open=_open_tar)
     build_index = FastaDataset._build_index
 

@@ -84,7 +84,7 @@ def run(program: Callable[[], object], folder: Path, moment: Moment = Moment()) 
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number in (1, 2):
                 os.dup2(writing, number)
-            os.closerange(reading, writing + 1)
+            os.close(reading)  # the other end stays open in all forks: they are waited for
             sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
             logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
             _watch(str(folder), counter, moment)

@@ -50,7 +50,5 @@ def make(folder: Path) -> Path:
     preprocess(*one, *of_each[".de"], "--destdir", labelled / "input0")
     preprocess(*one, *of_each[".label"], "--destdir", labelled / "label")
     for split in ("train", "valid", "test"):
-        (folder / f"pairs/{split}.documents").write_bytes(
-            (raw / f"{split}.documents").read_bytes()
-        )
+        (folder / f"pairs/{split}.documents").write_bytes((raw / f"{split}.documents").read_bytes())
     return folder
