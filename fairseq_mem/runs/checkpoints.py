@@ -11,12 +11,15 @@ reading one shows whether it is whole. At the end of an epoch fairseq writes che
 no checkpoint_EPOCH_UPDATES.pt, so both count; checkpoint_last.pt and checkpoint_best.pt don't.
 """
 
+import filecmp
 import re
+import shutil
 import sys
 from pathlib import Path
 
 from ..checkpoints import is_whole_archive, read_checkpoint
 from ..errors import UserError
+from ..files import write_whole
 
 NAME = re.compile(r"checkpoint_?(\d+)(?:_(\d+))?\.pt")
 
@@ -41,6 +44,23 @@ def final_checkpoints(folder: Path, updates: int, count: int = 1) -> list[Path]:
     if not checkpoints or updates_of(checkpoints[0]) != updates:
         return []
     return checkpoints[:count]
+
+
+def complete_best(folder: Path) -> None:
+    """Copy the newest checkpoint to ``checkpoint_best.pt`` if a kill came before fairseq did.
+
+    A training that goes on from it takes its loss for the best, and would leave an older copy.
+    """
+    for newest in newest_checkpoints(folder)[:1]:
+        best = folder / "checkpoint_best.pt"
+        try:
+            state = read_checkpoint(newest)["extra_state"]
+            if state["val_loss"] is None or state["val_loss"] != state["best"]:
+                return
+        except (UserError, LookupError, TypeError):  # a stranger's; whoever needs it will say so
+            return
+        if not best.is_file() or not filecmp.cmp(newest, best, shallow=False):
+            write_whole(best, lambda partial: shutil.copyfile(newest, partial))
 
 
 def is_whole(checkpoint: Path) -> bool:

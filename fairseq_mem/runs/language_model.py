@@ -9,7 +9,7 @@ from fairseq_mem_text.progress import quoted
 
 from ..files import write_whole
 from . import training
-from .checkpoints import final_checkpoints, is_whole
+from .checkpoints import complete_best, final_checkpoints, is_whole
 from .stages import RunFailed, Stages
 
 PROGRESS = (
@@ -70,12 +70,12 @@ class LanguageModel:
     def train(self, stages: Stages) -> None:
         """Train, and make the model of the checkpoint with the best validation loss."""
         folder = stages.folder
+        complete_best(folder)
         if not final_checkpoints(folder, self.updates):
             training.train(stages, self.commands["train"], self.updates, PROGRESS)
         if not final_checkpoints(folder, self.updates):
             raise RunFailed(f"no whole checkpoint of update {self.updates}")
         best = folder / "checkpoint_best.pt"
-        # fairseq copies to this name: a kill may have cut it short, with no better one after it
         if not is_whole(best):
             raise RunFailed(f"{best} is damaged; remove the folder {folder}")
         write_whole(folder / "model.pt", lambda partial: shutil.copyfile(best, partial))

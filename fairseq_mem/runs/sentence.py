@@ -9,7 +9,7 @@ from fairseq_mem_text.progress import quoted
 
 from ..files import write_text
 from . import training
-from .checkpoints import is_whole
+from .checkpoints import complete_best, final_checkpoints, is_whole
 from .folder import Run
 from .metrics import measured, read_predictions
 from .stages import RunFailed, Stages
@@ -63,27 +63,30 @@ class Sentence:
             with stages.stage("predict", "predicting the test set"):
                 stages.run_whole(self.commands["predict"], folder / "predict.txt")
         self.write_result(folder)
-        for checkpoint in folder.glob("checkpoint*.pt"):  # what a training leaves to go on with
-            checkpoint.unlink()
-        if not self.keep_model:
-            (folder / "model.pt").unlink(missing_ok=True)
 
     def train(self, stages: Stages) -> None:
         """Train until patience or the updates end; the checkpoint that validated best remains."""
-        training.train(stages, self.commands["train"], self.updates, PROGRESS)
+        complete_best(stages.folder)
+        if not final_checkpoints(stages.folder, self.updates):  # fairseq would do one more update
+            training.train(stages, self.commands["train"], self.updates, PROGRESS)
         best = stages.folder / "checkpoint_best.pt"
         if not is_whole(best):
             raise RunFailed(f"{best} is damaged; remove the folder {stages.folder}")
         os.replace(best, stages.folder / "model.pt")
 
     def write_result(self, folder: Path) -> None:
-        """Write ``result.json`` and print the scores."""
+        """Write ``result.json``, when what is not to stay is gone, and print the scores."""
         try:
             predictions, targets = read_predictions(Run(folder, folder.name))
         except (ValueError, OSError) as error:
             raise RunFailed(f"{error}; remove {folder}/predictions.tsv and run again") from None
         scores = scores_of(self.metrics, targets, predictions)
         values = {name: float(str(entry["value"])) for name, entry in scores.items()}
+        # before the result: nobody looks at a finished run again
+        for checkpoint in folder.glob("checkpoint*.pt"):  # what a training leaves to go on with
+            checkpoint.unlink()
+        if not self.keep_model:
+            (folder / "model.pt").unlink(missing_ok=True)
         training.write_result(folder, self.devices, values, map(quoted, self.commands.values()))
         print(f"{folder}: " + ", ".join(f"{name} {value:.2f}" for name, value in values.items()))
 

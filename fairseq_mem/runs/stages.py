@@ -44,6 +44,8 @@ class Stages:
 
     def __enter__(self) -> Self:
         (self.folder / "failed.txt").unlink(missing_ok=True)
+        for path in self.folder.glob("*.partial"):  # of a kill: nobody else holds the lock
+            path.unlink()
         files.end_killed_stages(self.folder)
         self.signals.__enter__()
         return self

@@ -77,20 +77,21 @@ def configured(data: Path, kind: str, way: int) -> Any:
     return convert_namespace_to_omegaconf(args)
 
 
-def train(cfg: Any) -> None:
-    """Train, or train on; an update is a step of `kills` too, and so is what follows it."""
+def train(cfg: Any, counted: bool = True) -> None:
+    """Train, or train on; an update is a step of `kills` too, if they count."""
     from fairseq.trainer import Trainer
     from fairseq_cli.train import main
 
     step = Trainer.train_step
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def in_steps(*args: Any, **kwargs: Any) -> Any:
         kills.step()
         done = step(*args, **kwargs)
         kills.step()
         return done
 
-    Trainer.train_step = counted
+    if counted:
+        Trainer.train_step = in_steps
     main(cfg)
 
 

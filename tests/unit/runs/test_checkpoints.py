@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fairseq_mem.runs.checkpoints import (
+    complete_best,
     final_checkpoints,
     is_whole,
     main,
@@ -40,6 +41,23 @@ def test_checkpoints_of_a_training_that_ended_with_an_epoch(tmp_path, capsys):
     assert names == ["checkpoint2", "checkpoint_2_1000", "checkpoint_2_900"]
     main(tmp_path, 1000, 3)  # not what was asked for
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("best", [None, b"PK cut short", b"an older one"])
+def test_the_best_checkpoint_whose_copy_a_kill_prevented(tmp_path, best):
+    """fairseq would go on from the newest one and take it for copied."""
+    path = tmp_path / "checkpoint_best.pt"
+    for updates, loss in ((10, 3.0), (20, 2.0)):
+        state = {"model": {}, "extra_state": {"val_loss": loss, "best": loss}}
+        torch.save(state, tmp_path / f"checkpoint_1_{updates}.pt")
+    if best is not None:
+        path.write_bytes(best)
+    complete_best(tmp_path)
+    assert path.read_bytes() == (tmp_path / "checkpoint_1_20.pt").read_bytes()
+    for worse in ({"val_loss": 4.0, "best": 2.0}, {"val_loss": None}, None):
+        torch.save({"model": {}, "extra_state": worse}, tmp_path / "checkpoint_1_30.pt")
+        complete_best(tmp_path)
+        assert path.read_bytes() == (tmp_path / "checkpoint_1_20.pt").read_bytes()
 
 
 def test_damage_in_the_middle_is_seen(tmp_path, capsys):

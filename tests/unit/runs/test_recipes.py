@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 
 import pytest
 
-from fairseq_mem.runs import folder
+from fairseq_mem.runs import folder, training
 from fairseq_mem.runs.__main__ import main
 from fairseq_mem.runs.translation import count_lines
 
@@ -37,6 +38,7 @@ def recipe(tmp_path, monkeypatch, capsys):
     for name, text in (("train", LOG), ("losses", LOSSES), ("D", TRANSLATIONS), ("scores", SCORES)):
         (said / name).write_bytes(text.encode())
     (said / "lm").write_text("Evaluated 1,000 tokens\nLoss (base 2): 5.5000, Perplexity: 45.25\n")
+    (said / "predictions.tsv").write_text("target\tprediction\n1\t1\n0\t0\n")
     for updates in (2, 4):
         with zipfile.ZipFile(said / f"checkpoint_1_{updates}.pt", "w") as archive:
             archive.writestr("updates", str(updates))
@@ -57,6 +59,7 @@ def recipe(tmp_path, monkeypatch, capsys):
             "score": f"cat {said}/scores",
             "valid": f"cat {said}/lm",
             "test": f"cat {said}/lm",
+            "predict": f"cp {said}/predictions.tsv {run}",
         }
         commands |= changes.pop("commands", {})
         words = [name, run, "--updates", 4, "--devices", 1]
@@ -66,6 +69,9 @@ def recipe(tmp_path, monkeypatch, capsys):
             stages = ["train", "average", "validate", "translate", "score"]
             words += ["--data", tmp_path / "data", "--reference", tmp_path / "test.en"]
             words += ["--average", 2]
+        elif name == "sentence":
+            stages = ["train", "predict"]
+            words += ["--metrics", "Pearson", "--drop-model"]
         words += [
             *options,
             "--settings",
@@ -155,6 +161,29 @@ def test_a_checkpoint_that_was_cut_short_is_not_averaged(recipe, tmp_path):
     status, out, err = recipe("translation")
     assert status == 0 and "checkpoint_1_2.pt is damaged and not used" in err
     assert "only 1 of the last 2 checkpoints are whole; these are averaged" in out + err
+
+
+def test_a_sentence_encoder_that_was_killed_when_its_training_had_ended(recipe, tmp_path):
+    """fairseq would go on from its last checkpoint, past the end."""
+    (tmp_path / "run").mkdir()
+    for name in ("checkpoint_1_4.pt", "checkpoint_best.pt"):
+        shutil.copy(tmp_path / "said/checkpoint_1_4.pt", tmp_path / "run" / name)
+    (tmp_path / "run/train.log").write_text(LOG)
+    status, out, _ = recipe("sentence", commands={"train": "exit 1"})
+    assert status == 0 and "training" not in out
+
+
+def test_a_finished_sentence_encoder_has_left_nothing(recipe, tmp_path, monkeypatch):
+    """Also if it is killed just before: nobody looks at it again."""
+
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(training, "write_result", full)
+    assert recipe("sentence")[0] == 1
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "predictions.tsv" in left
+    assert not [name for name in left if name.endswith(".pt")]
 
 
 def test_before_hours_of_training_the_test_set_is_looked_at(recipe, tmp_path):

@@ -88,6 +88,16 @@ with folder.locked(Path({str(run)!r})) as lock:
         os.kill(int(child.read_text()), signal.SIGKILL)
 
 
+def test_what_a_kill_left_in_the_middle_of_a_write(work, tmp_path):
+    """Else it is the time of a stage, and damaged, or of two."""
+    (tmp_path / "began.train.0123abcd.partial").write_text("")
+    (tmp_path / "seconds.train.0123abcd.partial").write_text("100\n")
+    with work, work.stage("score", "scoring"):
+        pass
+    assert folder.wall_seconds(tmp_path) == 0
+    assert not list(tmp_path.glob("*.partial"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_command_and_all_that_it_started(work, tmp_path, number):
     children = tmp_path / "children"
