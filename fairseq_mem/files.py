@@ -39,12 +39,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write with ``torch.save``, whole."""
+def write_checkpoint(path: Path, state: object) -> None:
+    """Write what ``torch.save`` writes, whole; of the same state always the same bytes."""
     import torch
 
     def write(partial: Path) -> None:
-        with partial.open("wb") as file:  # given a name, torch doesn't tell what went wrong
+        with partial.open("wb") as file:  # given a name, torch puts it in, and hides what fails
             torch.save(state, file)
 
     write_whole(path, write)

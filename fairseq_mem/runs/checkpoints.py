@@ -51,16 +51,15 @@ def complete_best(folder: Path) -> None:
 
     A training that goes on from it takes its loss for the best, and would leave an older copy.
     """
-    for newest in newest_checkpoints(folder)[:1]:
-        best = folder / "checkpoint_best.pt"
-        try:
-            state = read_checkpoint(newest)["extra_state"]
-            if state["val_loss"] is None or state["val_loss"] != state["best"]:
-                return
-        except (UserError, LookupError, TypeError):  # a stranger's; whoever needs it will say so
+    newest, best = newest_checkpoints(folder)[:1], folder / "checkpoint_best.pt"
+    try:
+        state = read_checkpoint(newest[0])["extra_state"]
+        if state["val_loss"] is None or state["val_loss"] != state["best"]:
             return
-        if not best.is_file() or not filecmp.cmp(newest, best, shallow=False):
-            write_whole(best, lambda partial: shutil.copyfile(newest, partial))
+    except (UserError, LookupError, TypeError):  # none, or a stranger's, which others refuse
+        return
+    if not best.is_file() or not filecmp.cmp(newest[0], best, shallow=False):
+        write_whole(best, lambda partial: shutil.copyfile(newest[0], partial))
 
 
 def is_whole(checkpoint: Path) -> bool:

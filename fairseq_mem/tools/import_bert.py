@@ -69,9 +69,7 @@ def main(args: argparse.Namespace) -> None:
         write_text(partial / DICTIONARY, "".join(f"{word} 1\n" for word in bert.words))
         write_text(partial / FLAGS, " ".join(flags) + "\n")
         _write_checkpoint(partial, bert, flags, args.pooler)
-        args.out.mkdir(exist_ok=True)
-        for path in partial.iterdir():
-            os.replace(path, args.out / path.name)
+        _put(partial, args.out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     parts = f"{bert.config.layers} layers of {bert.config.width}, {len(bert.vocabulary)} words"
@@ -79,6 +77,16 @@ def main(args: argparse.Namespace) -> None:
     parts += "" if bert.has_word_head else ", no head for masked words"
     print(f"{args.out / MODEL}: {parts}")
     print(f"train with: --finetune-from-model {args.out / MODEL} $(cat {args.out / FLAGS})")
+
+
+def _put(made: Path, out: Path) -> None:
+    """Give a folder that is complete its name; of an earlier import nothing is mixed with it."""
+    if not out.exists():
+        made.rename(out)
+        return
+    (out / MODEL).unlink(missing_ok=True)  # without it, what is there is no model; it comes last
+    for path in sorted(made.iterdir(), key=lambda path: path.name == MODEL):
+        os.replace(path, out / path.name)
 
 
 def flags_of(bert: "Bert") -> list[str]:
@@ -149,7 +157,7 @@ def _write_checkpoint(out: Path, bert: "Bert", flags: list[str], with_pooler: bo
     model.load_state_dict(dict(weights), strict=True)
     if with_pooler and bert.pooler is not None:
         weights["pooler.dense.weight"], weights["pooler.dense.bias"] = bert.pooler
-    cfg.task.data = "."  # beside the checkpoint, wherever that is
+    cfg.task.data = cfg.model.data = "."  # beside the checkpoint, wherever that is
     saved: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     saved["model"] = cfg.model
     state = {
