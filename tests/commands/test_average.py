@@ -59,6 +59,12 @@ def refusal(*words):
     return message
 
 
+def test_the_same_bytes_again(three, tmp_path):
+    for name in ("a.pt", "b.pt"):
+        assert average(*three, "--out", tmp_path / name) == 0
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_parameters_are_means_and_the_rest_is_the_last_ones(tmp_path, dtype):
     paths = [checkpoint(tmp_path / f"{number}.pt", number, dtype) for number in (1, 3, 2)]

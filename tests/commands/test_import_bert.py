@@ -1,6 +1,7 @@
 """``fairseq-mem import-bert``: exactly the BERT that `transformers` computes, or one line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,40 @@ def assert_same_states(transformers, folder, out, tolerance):
         for own, other in zip(ours, theirs):
             assert other[real].abs().max() > 0.1
             torch.testing.assert_close(own[real], other[real], rtol=0, atol=tolerance)
+
+
+def test_the_same_bytes_again_and_no_folder_of_ours(bert, tmp_path):
+    """Where it was made was once among the options of the checkpoint."""
+    folder, out, _ = bert
+    assert cli.main(["import-bert", str(folder), "--out", str(tmp_path / "again")]) == 0
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+    assert vars(torch.load(out / "model.pt")["cfg"]["model"])["data"] == "."
+
+
+def test_an_import_that_is_killed_is_not_mixed_with_an_earlier_one(bert, tmp_path, monkeypatch):
+    """Wherever it ends, there is no model, or one with what belongs to it."""
+    from fairseq_mem.tools import import_bert
+
+    made = {path.name: path.read_bytes() for path in bert[1].iterdir()}
+    for moved in range(len(made)):
+        out = tmp_path / str(moved)
+        out.mkdir()
+        for name in made:
+            (out / name).write_text("of an earlier one")
+        names = []
+
+        def replace(path, goal, moved=moved, names=names):
+            if goal.parent.name == str(moved):
+                if len(names) == moved:
+                    raise KeyboardInterrupt
+                names.append(path.name)
+            os.rename(path, goal)
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
+            patch.setattr(import_bert.os, "replace", replace)
+            cli.main(["import-bert", str(bert[0]), "--out", str(out)])
+        assert len(names) == moved and not (out / "model.pt").exists()
 
 
 def test_hidden_states_are_those_of_transformers(transformers, bert):
