@@ -164,7 +164,8 @@ train=(
     # how it learns, and how long
     --criterion sentence_prediction "${report[@]}" --optimizer adam_fused --adam-betas '(0.9, 0.999)'
     --adam-eps 1e-8 --weight-decay 0.01 --clip-norm 1 "${schedule_flags[@]}" --max-update "$updates"
-    # batches; --update-epoch-batch-itr, so that a resumed training is the uninterrupted one
+    # batches; --update-epoch-batch-itr, so that a resumed training sees those of the uninterrupted
+    # one (fairseq counts anew, though, how long it has had patience)
     --batch-size "$((batch / devices > 0 ? batch / devices : 1))" --batch-size-valid 256
     --required-batch-size-multiple 1 --update-epoch-batch-itr True --seed "$seed" "${device[@]}"
     --num-workers 0 --find-unused-parameters

@@ -132,8 +132,8 @@ train() {
         --keep-last-epochs 1 --no-last-checkpoints
         --log-format simple --log-interval 50
     )
-    # fairseq writes these under a temporary name and renames, so they are whole unless the
-    # disk is at fault; its checkpoint_last.pt is a copy that a kill can truncate.
+    # They are written under a temporary name and renamed, so they are whole unless the disk is
+    # at fault.
     [ -z "$newest" ] || command+=(--restore-file "$newest")
     if [ -z "$(checkpoint "$updates")" ]; then
         show "${command[@]}"

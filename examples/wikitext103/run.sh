@@ -170,7 +170,7 @@ train=(
     # batches; made anew for each epoch, so that a resumed training is the uninterrupted one
     "${batches[@]}" --update-freq "$accumulate" --required-batch-size-multiple 1 "${validation[@]}"
     --update-epoch-batch-itr True --seed "$seed" "${device[@]}" --num-workers 0
-    # checkpoints; fairseq's checkpoint_last.pt is a copy that a kill can cut short
+    # checkpoints; the newest is what is gone on from, so checkpoint_last.pt is not needed
     --save-dir "$run" --save-interval-updates "$save_every" --validate-interval-updates "$save_every"
     --keep-interval-updates 2 --keep-last-epochs 1 --no-last-checkpoints
     --log-format simple --log-interval 20

@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable
@@ -29,6 +30,25 @@ from fairseq_mem.checkpoints import read_checkpoint
 from fairseq_mem.tools import cli
 
 # ---------------------------------------------------------------- damaged
+
+
+def test_a_copy_of_fairseqs_is_whole_or_not_there(tmp_path, monkeypatch):
+    """fairseq copies into the last and the best checkpoint, and a kill would cut them short."""
+    source, path = tmp_path / "checkpoint_1_2.pt", tmp_path / "checkpoint_last.pt"
+    source.write_bytes(b"new")
+    path.write_bytes(b"old")
+    copy = checkpoint_utils.PathManager.copy
+
+    def cut_short(_, goal):
+        Path(goal).write_bytes(b"ne")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copyfile", cut_short)
+        copy(str(source), str(path), overwrite=True)
+    assert path.read_bytes() == b"old"
+    assert copy(str(source), str(path), overwrite=True)
+    assert path.read_bytes() == b"new" and not list(tmp_path.glob("*.tmp"))
 
 
 def equal(one: Any, other: Any) -> bool:
