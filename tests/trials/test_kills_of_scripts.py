@@ -91,10 +91,7 @@ def test_preprocess(seed, site, raw, prepared, tmp_path, record_property):
     shutil.rmtree(tmp_path)
 
 
-def quickstart(site: Path, raw: Path, work: Path) -> int:
-    """In its folder the verses are there already."""
-    if not work.exists():
-        shutil.copytree(raw, work / "raw")
+def quickstart(site: Path, work: Path) -> int:
     run = str(ROOT / "examples/quickstart/run.sh")
     return script(site, [run], VENV="", WORK=str(work), UPDATES=str(UPDATES))
 
@@ -112,7 +109,8 @@ def outcome(work: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def quickly(site, raw, tmp_path_factory) -> tuple[dict[str, bytes], kills.Ended]:
     work = tmp_path_factory.mktemp("quickly") / "work"
-    ended = kills.run(lambda: quickstart(site, raw, work), work)
+    shutil.copytree(raw, work / "raw")  # the verses are there already
+    ended = kills.run(lambda: quickstart(site, work), work)
     assert ended.status == 0, ended.said
     return outcome(work), ended
 
@@ -121,8 +119,9 @@ def quickly(site, raw, tmp_path_factory) -> tuple[dict[str, bytes], kills.Ended]
 def test_quickstart(seed, site, raw, quickly, tmp_path, record_property):
     chance, work, killed = random.Random(seed), tmp_path / "work", 0
     expected, lasted = quickly
+    shutil.copytree(raw, work / "raw")
     for moment in moments(chance, lasted):
-        ended = kills.run(lambda: quickstart(site, raw, work), work, moment)
+        ended = kills.run(lambda: quickstart(site, work), work, moment)
         assert ended.killed or ended.status == 0, ended.said
         killed += ended.killed
         for path in work.glob("run-*/*.pt"):
@@ -132,7 +131,7 @@ def test_quickstart(seed, site, raw, quickly, tmp_path, record_property):
                 key = str(path.relative_to(work))
                 assert name == "generate.txt" or path.read_bytes() == expected[key]
     record_property("quickstart", killed)
-    ended = kills.run(lambda: quickstart(site, raw, work), work)
+    ended = kills.run(lambda: quickstart(site, work), work)
     assert ended.status == 0, ended.said
     found = outcome(work)
     assert found.keys() == expected.keys()
