@@ -89,7 +89,7 @@ def uninterrupted(world, tmp_path_factory) -> Callable[[str, int], tuple[dict, k
     return made
 
 
-@pytest.mark.tries(sample=1, soak=30)
+@pytest.mark.tries(sample=1, soak=20)
 @pytest.mark.parametrize("command", ["average", "export", "import-bert", "translate"])
 def test_commands(seed, command, world, uninterrupted, tmp_path, record_property):
     chance = random.Random(f"{command} {seed}")
