@@ -6,7 +6,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+
+from helpers.starter import Starter
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_DIR = ROOT / "fairseq_mem"
@@ -27,17 +30,28 @@ MEMORY = ["--memory-tokens", "4", "--memory-decoder-tokens", "2", "--share-all-e
 SMOOTHED = ["label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
 
 
+@cache
+def starter() -> Starter:
+    """One for all tests of this process."""
+    return Starter()
+
+
 def run(command: str, *arguments: object, check: bool = True, stdin: str = "", **kwargs):
     """Run a command of this environment; its output is captured.
 
-    With ``check`` (the default) a failure shows what the command printed.
+    With ``check`` (the default) a failure shows what the command printed. A fork of a process that
+    has imported fairseq is the command, unless more than a folder and a time limit is asked for.
     """
     words = [str(Path(sys.executable).parent / command), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    forked = set(kwargs) <= {"cwd", "timeout"}
     try:
-        done = subprocess.run(
-            words, input=stdin, capture_output=True, text=True, env=environment, **kwargs
-        )
+        if forked:
+            done = starter().run(words, stdin, environment, **kwargs)
+        else:
+            done = subprocess.run(
+                words, input=stdin, capture_output=True, text=True, env=environment, **kwargs
+            )
     except subprocess.TimeoutExpired as late:
         raise AssertionError(f"{late}\n{late.stdout!r}\n{late.stderr!r}") from None
     if check and done.returncode != 0:
