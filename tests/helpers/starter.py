@@ -55,7 +55,7 @@ class Starter:
                 try:
                     status = int(answers.readline())
                 except TimeoutError:
-                    os.killpg(pid, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
                     raise subprocess.TimeoutExpired(words, timeout or 0) from None
             out, err = (Path(folder, name).read_text(encoding="utf-8") for name in "12")
         return subprocess.CompletedProcess(words, status, out, err)
@@ -101,7 +101,6 @@ def attend(link: socket.socket) -> None:
 
 def begin(words: list[str], env: dict[str, str], cwd: str, std: str) -> NoReturn:
     """Become the command."""
-    os.setpgid(0, 0)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
