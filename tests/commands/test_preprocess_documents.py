@@ -37,6 +37,7 @@ def test_every_kept_pair_has_its_document(tmp_path):
     assert [line.split()[1] for line in kept] == [str(number) for number in expected]
     same = [a == b for a, b in pairwise(names)]
     assert same == [a == b for a, b in pairwise(expected)]
+    assert len({*names}) == len({*expected})
     counts = (tmp_path / "tok.counts").read_text()
     assert counts.startswith(f"{sum(map(len, documents)):,} pairs read, {len(kept):,} kept;")
     assert "empty lines" not in counts

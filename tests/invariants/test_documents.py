@@ -72,9 +72,11 @@ def through_documents(chosen) -> dict[int, torch.Tensor]:
 
 
 @every_carry
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_equals_the_reference_sentence_by_sentence(carry, pre_norm):
-    chosen = model(carry, encoder_normalize_before=pre_norm)
+@pytest.mark.parametrize(
+    "options", [dict(), dict(encoder_normalize_before=True), dict(memory_positions=True)], ids=str
+)
+def test_equals_the_reference_sentence_by_sentence(carry, options):
+    chosen = model(carry, **options)
     document = SOURCE[6:11]
     expected = encode_document(chosen.encoder, document)
     tokens = torch.nn.utils.rnn.pad_sequence(document, True, dictionary().pad())

@@ -242,6 +242,13 @@ def test_layers_kept_are_the_checkpoints(update, stock):
     torch.testing.assert_close(teacher_forced(part), teacher_forced(expected), **EXACT)
 
 
+@pytest.mark.parametrize("side, other", [("encoder", "decoder"), ("decoder", "encoder")])
+def test_where_layers_of_one_side_are_kept_the_other_keeps_all_of_its_own(side, other):
+    layers = {f"{side}_layers": 4, f"{other}_layers": 3}
+    part = ours(**layers, **{f"{side}_layers_to_keep": "1,3"})
+    assert len(getattr(part, side).layers) == 2 and len(getattr(part, other).layers) == 3
+
+
 def test_pruning_a_checkpoint_renames_controllers_with_their_layers():
     state = ours("ctrl", encoder_layers=4).state_dict()
     cfg = Namespace(arch="mem_transformer", encoder_layers_to_keep="1,3")

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from datetime import date
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,11 @@ from mistakes import HERE, ROOT, Mistake, read_mistakes
 RESULTS = ROOT / ".cache" / "mutations.json"
 README = HERE / "README.md"
 RESULT = "<!-- the result, by run.py --write -->\n"
-PACKAGES = ("fairseq_mem", "serve", "tests/helpers", "tests/conftest.py")
+PACKAGES = ("fairseq_mem/", "serve/")
 MOST_SECONDS = 1800  # of one mistake's tests: it made them hang
 # What the tests import and no mistake is in: imported once, and the tests' process is a fork.
 PRELOADED = ("torch", "fairseq", "fairseq_cli.train", "fairseq.tasks.translation", "scipy.stats",
-             "pytest", "numpy")  # fmt: skip
+             "pytest", "numpy", "sacremoses", "subword_nmt.apply_bpe", "jsonschema")  # fmt: skip
 CAUGHT, SURVIVED, BROKEN = "caught", "survived", "not run"
 
 
@@ -73,18 +75,18 @@ class Copy:
         number = os.fork()
         if number == 0:
             os._exit(self._run(tests))
+        os.setpgid(number, number)  # with all that the tests start
         return number
 
     def _run(self, tests: list[str]) -> int:
         """In the fork: pytest in the copy."""
         import pytest
 
-        os.setpgid(0, 0)  # with all that the tests start
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(self.tree)
         temporary = self.folder / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -131,13 +133,34 @@ def files_of_the_tree() -> list[str]:
 
 
 def key_of(mistake: Mistake, files: list[str]) -> str:
-    """A checksum of the mistake, and of the files that decide whether it is noticed."""
+    """A checksum of the mistake, and of the files that decide whether it is noticed.
+
+    These are the packages, the tests that are asked, and what of ``tests/helpers/`` they name.
+    """
+    asked = tuple(part.split("::")[0] for part in shlex.split(mistake.tests) if "/" in part)
+    waiting = [name for name in files if name.startswith((*PACKAGES, *asked))]
+    waiting += [name for name in files if name.endswith("conftest.py")]
+    decisive: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in decisive:
+            decisive.add(name)
+            waiting += helpers_named(name) if name.startswith("tests/") else []
     digest = hashlib.sha256(repr(mistake).encode())
-    asked = [part.split("::")[0] for part in shlex.split(mistake.tests)]
-    for name in files:
-        if name.startswith(PACKAGES) or name.startswith(tuple(a for a in asked if "/" in a)):
-            digest.update(f"{name}\0".encode() + (ROOT / name).read_bytes())
+    for name in sorted(decisive):
+        digest.update(f"{name}\0".encode() + (ROOT / name).read_bytes())
     return digest.hexdigest()[:20]
+
+
+@cache
+def helpers_named(name: str) -> list[str]:
+    """The files of ``tests/helpers/`` that a test's file imports."""
+    text = (ROOT / name).read_text("utf-8", "replace")
+    parts = re.findall(r"from helpers\.([\w.]+) import", text)
+    for several in re.findall(r"from helpers import \(?([\w, \n]+)", text):
+        parts += several.replace(",", " ").split()
+    paths = [Path("tests/helpers", *part.split(".")).with_suffix(".py") for part in parts]
+    return [str(path) for path in paths if (ROOT / path).is_file()]
 
 
 def save(results: dict[str, Any]) -> None:
@@ -150,7 +173,8 @@ def save(results: dict[str, Any]) -> None:
 
 def run(todo: list[tuple[str, Mistake]], copies: list[Copy], results: dict[str, Any]) -> None:
     """Plant all of ``todo``, one in each copy at a time."""
-    waiting, free, running = todo[::-1], list(copies), {}
+    # by their checksums, so that what an interrupted run has done is of all parts
+    waiting, free, running = sorted(todo), list(copies), {}
     try:
         while waiting or running:
             while waiting and free:
@@ -223,6 +247,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time (default 1)")
     parser.add_argument("--write", action="store_true", help="put the result into README.md")
     args = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also in the background
+        signal.signal(number, signal.default_int_handler)
     mistakes = [m for m in read_mistakes() if args.only in m.file or args.only in m.what]
     wrong = [m.problem((ROOT / m.file).read_text(encoding="utf-8")) for m in mistakes]
     if any(wrong) or not mistakes:

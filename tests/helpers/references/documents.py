@@ -28,9 +28,12 @@ def gated(carry, before: Tensor, written: Tensor) -> Tensor:
 def encode_document(encoder, document: list[Tensor]) -> list[Tensor]:
     """What the encoder (update ``shared``) gives for each sentence (T words): (m+T) x C."""
     memory, outputs = encoder.memory.weight, []
+    codes = torch.zeros_like(memory)
+    if encoder.memory.takes_positions:  # the first ones, whatever the words are
+        codes = encoder.embed_positions(document[0].new_full((1, len(memory)), 4))[0]
     for words in document:
         text = encoder.forward_embedding(words[None])[0][0]
-        x = torch.cat([memory, text])[:, None]
+        x = torch.cat([memory + codes, text])[:, None]
         for layer in encoder.layers:
             x = shared_update(layer, x, torch.zeros(1, len(x), dtype=torch.bool))
         if encoder.layer_norm is not None:
