@@ -1,0 +1,24 @@
+r"""Only ``\n`` ends a line, and a byte order mark counts at the start of a file alone."""
+
+import pytest
+from fairseq_mem_text.lines import opened, read_lines, text_chunks
+
+MARK = b"\xef\xbb\xbf"
+BODY = "eins  \r\n zwei\u2028drei\x85\t\r\r\n\n\ufeffvier\rfünf ".encode()
+LINES = ["eins  ", " zwei\u2028drei\x85\t\r", "", "\ufeffvier\rfünf "]
+
+
+@pytest.mark.parametrize("mark", [b"", MARK])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_lines_are_read_as_they_are(tmp_path, mark, end):
+    (tmp_path / "text").write_bytes(mark + BODY + end)
+    assert read_lines(tmp_path / "text") == LINES
+    with opened(str(tmp_path / "text")) as file:
+        (chunk,) = text_chunks(file)
+    assert b"".join(chunk) == BODY + end and len(chunk) == len(LINES)
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "text").write_bytes(b"gut\nnicht \xff gut\n")
+    with pytest.raises(ValueError, match=r"line 2 of text: not valid UTF-8 \(byte 0xff\)"):
+        read_lines(tmp_path / "text")
