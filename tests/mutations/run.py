@@ -37,19 +37,20 @@ MOST_SECONDS = 1800  # of one mistake's tests: it made them hang
 # What the tests import and no mistake is in: imported once, and the tests' process is a fork.
 PRELOADED = ("torch", "fairseq", "fairseq_cli.train", "fairseq.tasks.translation", "scipy.stats",
              "pytest", "numpy", "sacremoses", "subword_nmt.apply_bpe", "jsonschema")  # fmt: skip
-CAUGHT, SURVIVED, BROKEN = "caught", "survived", "not run"
+CAUGHT, SURVIVED, BROKEN, LEFT = "caught", "survived", "not run", "not planted yet"
 
 
-class FirstFailure:
-    """A plugin of pytest's that notes which test failed."""
+class Failures:
+    """A plugin of pytest's that notes which tests failed."""
 
     def __init__(self, note: Path) -> None:
         self.note = note
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Hook of pytest's."""
-        if report.failed and not self.note.exists():
-            self.note.write_text(report.nodeid, encoding="utf-8")
+        if report.failed:
+            with self.note.open("a", encoding="utf-8") as note:
+                note.write(f"{report.nodeid}\n")
 
 
 class Copy:
@@ -102,14 +103,15 @@ class Copy:
         }
         tempfile.tempdir = None
         sys.path[:] = [*packages, *(path for path in sys.path if Path(path) not in (ROOT, HERE))]
-        options = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.tree)]
-        return int(pytest.main([*options, *tests], plugins=[FirstFailure(self.note)]))
+        options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(self.tree)]
+        options += [] if self.whole is None else ["-x"]
+        return int(pytest.main([*options, *tests], plugins=[Failures(self.note)]))
 
     def end(self, status: int) -> dict[str, Any]:
         """Take the mistake out; what became of it."""
         if self.whole is not None:
             self.whole[0].write_bytes(self.whole[1])
-        failed = self.note.read_text(encoding="utf-8") if self.note.exists() else ""
+        failed = self.note.read_text(encoding="utf-8").splitlines() if self.note.exists() else []
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
             result = SURVIVED
@@ -119,7 +121,8 @@ class Copy:
             result = BROKEN
         return {
             "result": result,
-            "test": failed,
+            "test": failed[0] if failed else "",
+            "failed": failed,
             "seconds": round(time.monotonic() - self.began),
             "log": "" if result == CAUGHT else self.log.read_text("utf-8", "replace")[-2000:],
         }
@@ -208,17 +211,18 @@ def control(
     found: list[dict[str, Any]], copy: Copy, results: dict[str, Any], files: list[str]
 ) -> list[str]:
     """Those tests that noticed something, and that fail without any mistake as well."""
-    tests = sorted({one["test"] for one in found if one["result"] == CAUGHT and one["test"]})
-    bad = []
-    for test in tests:
-        key = key_of(Mistake("none", "", "", "", test), files)
-        if key not in results:
-            _, status = os.waitpid(copy.start([test]), 0)
-            results[key] = copy.end(status)
-            save(results)
-        if results[key]["result"] != SURVIVED:
-            bad.append(test)
-    return bad
+    tests = {one["test"] for one in found if one["result"] == CAUGHT and one["test"]}
+    keys = {test: key_of(Mistake("none", "", "", "", test), files) for test in sorted(tests)}
+    todo = [test for test, key in keys.items() if key not in results]
+    if todo:
+        print(f"without a mistake: {len(todo)} tests that noticed one", flush=True)
+        _, status = os.waitpid(copy.start(todo), 0)
+        ended = copy.end(status)
+        if ended["result"] == BROKEN:
+            raise RuntimeError(ended["log"])
+        results |= {keys[test]: {"result": test not in ended["failed"]} for test in todo}
+        save(results)
+    return [test for test, key in keys.items() if not results[key]["result"]]
 
 
 def report(mistakes: list[Mistake], found: list[dict[str, Any]], head: str) -> str:
@@ -228,10 +232,11 @@ def report(mistakes: list[Mistake], found: list[dict[str, Any]], head: str) -> s
         by_folder.setdefault(str(Path(mistake.file).parent), Counter())[one["result"]] += 1
     lines = [head, "", "| part | planted | caught | survived |", "|---|---|---|---|"]
     for folder, counts in sorted(by_folder.items()):
-        numbers = f"{counts.total()} | {counts[CAUGHT]} | {counts[SURVIVED]}"
+        numbers = f"{counts.total() - counts[LEFT]} | {counts[CAUGHT]} | {counts[SURVIVED]}"
         lines.append(f"| `{folder}` | {numbers} |")
     total = Counter(one["result"] for one in found)
-    lines.append(f"| all | {total.total()} | {total[CAUGHT]} | {total[SURVIVED]} |")
+    planted = total.total() - total[LEFT]
+    lines += [f"| all | {planted} | {total[CAUGHT]} | {total[SURVIVED]} |", ""]
     lines += [
         f"- {one['result']}: `{mistake.file}`: {mistake.what}"
         for mistake, one in zip(mistakes, found, strict=True)
@@ -245,6 +250,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help="mistakes with this in their file or their name")
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time (default 1)")
+    parser.add_argument("--no-control", action="store_true", help="leave the last step out")
     parser.add_argument("--write", action="store_true", help="put the result into README.md")
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # also in the background
@@ -264,16 +270,21 @@ def main() -> int:
         import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         copies = [Copy(Path(folder) / f"{number}", files) for number in range(max(1, args.jobs))]
-        run(todo, copies, results)
-        found = [results[key] for key in keys]
-        bad = control(found, copies[0], results, files)
+        bad: list[str] = []
+        try:
+            run(todo, copies, results)
+            found = [results[key] for key in keys]
+            bad = [] if args.no_control else control(found, copies[0], results, files)
+        except KeyboardInterrupt:
+            print("interrupted; run it again to go on", flush=True)
+            found = [results.get(key, {"result": LEFT}) for key in keys]
     for test in bad:
         print(f"fails without a mistake too: {test}", file=sys.stderr)
     counts = Counter(one["result"] for one in found)
-    head = (
-        f"{date.today()}: {counts[CAUGHT]} of {len(found)} caught"
-        f" ({counts[CAUGHT] / len(found):.1%})."
-    )
+    planted = len(found) - counts[LEFT]
+    share = f" ({counts[CAUGHT] / planted:.1%})" if planted else ""
+    head = f"{date.today()}: {counts[CAUGHT]} of {planted} mistakes were caught{share}."
+    head += f" {counts[LEFT]} of the list were not planted." if counts[LEFT] else ""
     told = report(mistakes, found, head)
     print(told)
     if args.write:
