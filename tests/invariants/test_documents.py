@@ -116,7 +116,7 @@ def test_documents_that_were_read_before_equal_those_in_one_pass(carry, most_tok
 
 
 def test_a_sentence_that_is_too_long_hands_on_what_it_was_given():
-    chosen = model(max_source_positions=5)
+    chosen = model(max_source_positions=3)  # the first one just fits
     documents = Documents([3])
     of_three, of_two = [SOURCE[0], SOURCE[1], SOURCE[2]], [SOURCE[0], SOURCE[2]]
     assert [len(row) for row in of_three] == [3, 7, 4]
@@ -124,6 +124,7 @@ def test_a_sentence_that_is_too_long_hands_on_what_it_was_given():
     without = remember(chosen.encoder, of_two, np.array([3, 4]), Documents([2]))
     last = skipped.before(torch.tensor([2]))
     torch.testing.assert_close(last, without.before(torch.tensor([1])), **EXACT)
+    assert not torch.equal(last[:, 0], chosen.encoder.memory.weight)
 
 
 def test_memory_begins_fresh_with_every_document():
