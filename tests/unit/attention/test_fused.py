@@ -119,6 +119,24 @@ def test_steps_equal_the_whole_also_after_reordering():
         torch.testing.assert_close(out, whole[t : t + 1], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("order", [[2, 0, 3, 1], [3, 3, 0, 1], [0, 1, 2, 3], [3, 1]], ids=str)
+def test_without_a_beam_rows_take_their_past_along(order):
+    """Also where as many are left as there were."""
+    attention = make()
+    x = torch.randn(5, 4, C, dtype=torch.double)
+    state = {}
+    for t in range(3):
+        attention(x[t : t + 1], *[x[t : t + 1]] * 2, incremental_state=state)
+    attention.reorder_incremental_state(state, torch.tensor(order))
+    x = torch.cat([x[:3, order], torch.randn(2, len(order), C, dtype=torch.double)])
+    causal = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    whole = attention(x, x, x, attn_mask=causal, need_weights=False)[0]
+    for t in (3, 4):
+        step = x[t : t + 1]
+        out = attention(step, step, step, incremental_state=state, need_weights=False)[0]
+        torch.testing.assert_close(out, whole[t : t + 1], rtol=0, atol=1e-10)
+
+
 def test_padding_enters_and_leaves_the_cache():
     attention = make()
     x = torch.randn(4, 2, C, dtype=torch.double)
