@@ -1,6 +1,6 @@
 """Plants mistakes, one at a time, and sees whether the tests notice.
 
-    python tests/mutations/run.py [--only TEXT] [--jobs N] [--write]
+    python tests/mutations/run.py [--only PATTERN] [--jobs N] [--write]
 
 works in copies in a temporary folder, never in the working tree. What is found is kept in
 ``.cache/mutations.json`` with a checksum of the mistake, of the packages and of the tests that were
@@ -248,14 +248,14 @@ def report(mistakes: list[Mistake], found: list[dict[str, Any]], head: str) -> s
 def main() -> int:
     """Run the command; 1 if a mistake was not noticed, or the list is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", default="", help="mistakes with this in their file or their name")
+    parser.add_argument("--only", default="", help="a pattern, of FILE: DESCRIPTION")
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time (default 1)")
     parser.add_argument("--no-control", action="store_true", help="leave the last step out")
     parser.add_argument("--write", action="store_true", help="put the result into README.md")
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # also in the background
         signal.signal(number, signal.default_int_handler)
-    mistakes = [m for m in read_mistakes() if args.only in m.file or args.only in m.what]
+    mistakes = [m for m in read_mistakes() if re.search(args.only, f"{m.file}: {m.what}")]
     wrong = [m.problem((ROOT / m.file).read_text(encoding="utf-8")) for m in mistakes]
     if any(wrong) or not mistakes:
         print(*filter(None, wrong or ["no such mistake"]), sep="\n", file=sys.stderr)
