@@ -264,6 +264,7 @@ def test_the_presets():
     )
     assert (args.decoder_attention_heads, args.dropout, args.attention_dropout) == (10, 0.1, 0.0)
     assert (args.tokens_per_sample, args.cache_length, args.memory_tokens) == (150, 150, 20)
+    assert (args.memory_carry, args.memory_recurrence) == ("plain", 0)
     small = SimpleNamespace(dropout=0.3)
     ARCH_CONFIG_REGISTRY["mem_transformer_xl_small"](small)
     assert (small.decoder_layers, small.decoder_embed_dim, small.activation_dropout) == (
