@@ -1,7 +1,7 @@
-"""What the encoder hands on beside its output: the text's own lengths, embedding and states."""
+"""What encoder and decoder give beside their outputs: lengths, embedding and states of the text."""
 
 import torch
-from helpers.random_models import EXACT, build, sentences
+from helpers.random_models import EXACT, build, sentences, shifted
 
 LENGTHS = [5, 2, 4]
 SOURCE = sentences(LENGTHS, left_pad=True)
@@ -25,3 +25,12 @@ def test_states_are_the_input_and_every_layers_output_with_memory():
     assert [tuple(state.shape) for state in found["encoder_states"]] == [(3 + 5, 3, 16)] * 3
     assert torch.equal(found["encoder_states"][0][:3, 1], chosen.encoder.memory.weight)
     assert torch.equal(found["encoder_states"][-1], found["encoder_out"][0])
+
+
+def test_the_decoders_states_are_the_texts_alone():
+    chosen = build(memory_tokens=3, memory_decoder_tokens=2)
+    target = shifted(sentences([4, 3, 4], seed=1))
+    encoder_out = chosen.encoder(SOURCE, src_lengths=None)
+    features, extra = chosen.decoder.extract_features(target, encoder_out)
+    assert [tuple(state.shape) for state in extra["inner_states"]] == [(4, 3, 16)] * 3
+    torch.testing.assert_close(extra["inner_states"][-1].transpose(0, 1), features, **EXACT)
