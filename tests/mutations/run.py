@@ -240,7 +240,7 @@ def report(mistakes: list[Mistake], found: list[dict[str, Any]], head: str) -> s
     lines += [
         f"- {one['result']}: `{mistake.file}`: {mistake.what}"
         for mistake, one in zip(mistakes, found, strict=True)
-        if one["result"] != CAUGHT
+        if one["result"] not in (CAUGHT, LEFT)
     ]
     return "\n".join(lines) + "\n"
 
