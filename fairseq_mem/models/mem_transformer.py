@@ -132,7 +132,7 @@ class MemTransformerModel(MemoryModel, TransformerModel):
         if args.adaptive_softmax_cutoff is not None:
             check_bands(
                 "softmax", args.adaptive_softmax_cutoff, len(task.target_dictionary),
-                args.decoder_output_dim, getattr(args, "adaptive_softmax_factor", 4),
+                _output_dim(args), getattr(args, "adaptive_softmax_factor", 4),
             )  # fmt: skip
         if args.memory_recurrence > 0 and not getattr(task, "carries_memory", False):
             raise UserError(
@@ -227,6 +227,20 @@ def _is_stock(cfg: Any) -> bool:
     """Whether the encoder has nothing of ours."""
     plain = cfg.memory_tokens == 0 and cfg.memory_update == "shared" and not cfg.memory_positions
     return plain and not has_controls(cfg)
+
+
+def _output_dim(args: Any) -> int:
+    """``--decoder-output-dim``, which fairseq's parser leaves a text.
+
+    Raises:
+        UserError: it is no number.
+    """
+    try:
+        return int(args.decoder_output_dim)
+    except ValueError:
+        raise UserError(
+            f"decoder_output_dim is {args.decoder_output_dim!r}; give a whole number of 1 or more"
+        ) from None
 
 
 def _keep_both_sides(args: Any) -> None:

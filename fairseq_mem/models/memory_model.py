@@ -65,6 +65,11 @@ class MemoryModel(BaseFairseqModel):
                 if buffer.split(".")[-1] == "version":
                     state_dict.setdefault(prefix + buffer, value)
         super().upgrade_state_dict_named(state_dict, name)
+        # of a shared embedding fairseq makes a projection here, also where the softmax is adaptive
+        # and has none: no checkpoint of such a training would ever load
+        decoder = getattr(self, "decoder", None)
+        if getattr(decoder, "adaptive_softmax", None) is not None:
+            state_dict.pop(f"{prefix}decoder.output_projection.weight", None)
         for place in self.memory_places:
             self.fit_memory(state_dict, f"{prefix}{place}.memory", place)
             carry = getattr(getattr(self, place, None), "carry", None)

@@ -89,7 +89,7 @@ SENTENCE_ENCODER = [
     *of("--pooler-activation-fn", "gelu"), *of("--encoder-normalize-before"),
     *of("--layernorm-embedding"), *of("--encoder-layerdrop", 0.3),
     *of("--quant-noise-pq", 0.1),
-    *of("--untie-weights-roberta"), *of("--spectral-norm-classification-head"),
+    *of("--untie-weights-roberta"),
     *of("--max-positions", 9, 20), *of("--encoder-layers", 1, 3),
     *of("--encoder-attention-heads", 1, 4), *of("--encoder-embed-dim", 24),
     *of("--memory-head", "start", "memory"), *of("--memory-unread"), *of("--memory-frozen"),

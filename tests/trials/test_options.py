@@ -1,5 +1,6 @@
 """Options in any combination: refused in one line, or all that the design promises holds."""
 
+import copy
 from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
@@ -94,9 +95,14 @@ def check(family: type[Family], example: Example, folder: Any) -> None:
             promises.gradients(stock, lambda: chosen.loss(stock))
         return
     bare = promises.gradients(stock, lambda: chosen.loss(stock)) if stock is not None else {}
-    may_lack = {name for name, grad in bare.items() if grad is None}
-    if "layerdrop" in str(example.flags):
-        may_lack |= {name for name in found if ".layers." in name}
+    lacking = {name for name, grad in bare.items() if grad is None}
+    drops = "layerdrop" in str(example.flags)
+    unread = ("--no-cross-attention",) in example.flags  # then nobody reads the encoder
+    may_lack = lambda name: (
+        name in lacking
+        or (drops and ".layers." in name)
+        or (unread and name.startswith("encoder."))
+    )  # fmt: skip
     promises.gradients_reach(found, may_lack)
     if stock is not None and is_stock(built.model):
         same_bits(chosen, built.model, stock, found, bare)
@@ -129,7 +135,9 @@ def same_bits(chosen: Family, ours: Any, stock: Any, found: dict, bare: dict) ->
 
 def in_another_precision(chosen: Family, built: Built, dtype: torch.dtype) -> None:
     """6: half precision stays finite."""
-    model = built.model.to(dtype)
+    if dtype == torch.float16 and getattr(built.args, "memory_norm_epsilon", 1) < 1e-8:
+        return  # on a CPU a norm's 1/sqrt(epsilon) is float16 too, and infinite where rows are 0
+    model = copy.deepcopy(built.model).to(dtype)
     for grad in promises.gradients(model, lambda: chosen.loss(model)).values():
         assert grad is None or grad.isfinite().all()
     assert chosen.output(model.eval()).isfinite().all()
