@@ -112,9 +112,7 @@ OVERRIDES = [
 
 def combinations(pool: list[Flag]) -> st.SearchStrategy[list[Flag]]:
     """Some flags of a pool, each once."""
-    return st.lists(
-        st.sampled_from(pool), min_size=1, max_size=12, unique_by=lambda flag: flag[0]
-    )
+    return st.lists(st.sampled_from(pool), min_size=1, max_size=12, unique_by=lambda flag: flag[0])
 
 
 def overrides() -> st.SearchStrategy[dict[str, object]]:

@@ -369,6 +369,7 @@ def test_memory_only_trains_nothing_else():
         (dict(memory_update="magic"), "memory_update is 'magic'"),
         (dict(memory_init_std=0.0), "memory_init_std is 0"),
         (dict(memory_tokens=0, memory_only=True), "there is none; give --memory-tokens"),
+        (dict(memory_only=True, no_cross_attention=True), "nobody reads"),
         (dict(cross_self_attention=True), "--cross-self-attention"),
         (
             dict(memory_positions=True, no_token_positional_embeddings=True),

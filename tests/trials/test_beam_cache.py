@@ -222,7 +222,7 @@ class LanguageModelTexts(Hypotheses):
         return scores(self.model, self.tokens)[:, -1]
 
 
-@pytest.mark.tries(sample=2, soak=150)
+@pytest.mark.tries(sample=1, soak=50)
 @pytest.mark.parametrize("machine", [Translations, LanguageModelTexts], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("capacity", [1, beam_cache.FIRST_CAPACITY])
 def test_every_step_is_that_without_a_cache(machine, capacity, seed):
