@@ -61,8 +61,8 @@ def check_transformer_options(args: Any) -> None:
     of_encoder = getattr(args, "memory_decoder_tokens", 0) == 0 and not has_controls(args)
     if args.memory_only and of_encoder and getattr(args, "no_cross_attention", False):
         raise UserError(
-            "memory_only trains the encoder's memory, which nobody reads with --no-cross-attention; "
-            "leave one of the two out, or give --memory-decoder-tokens"
+            "memory_only trains the encoder's memory, and with --no-cross-attention nobody reads "
+            "it; leave one of the two out, or give --memory-decoder-tokens"
         )
     for side in ("encoder", "decoder"):
         if ours and getattr(args, f"{side}_xformers_att_config", None) is not None:

@@ -1,7 +1,7 @@
 """What must hold of a model of each family: the losses it is trained by, and what it computes."""
 
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,11 +31,11 @@ class Family:
 
     Attributes:
         usual: its flags, which others replace.
-        rows, length: of the texts that it is given.
+        stock: fairseq has the architecture, without memory.
     """
 
-    usual: list[str]
-    stock = True  # fairseq has the architecture, without memory
+    usual: ClassVar[list[str]]
+    stock = True
 
     def __init__(self, built: Built, seed: int) -> None:
         self.built, self.random = built, Random(seed)
@@ -70,7 +70,7 @@ class Family:
 class Translation(Family):
     """``mem_transformer``: sentences, and with recurrence documents."""
 
-    usual = [
+    usual: ClassVar = [
         "--task", "translation", "--source-lang", "de", "--target-lang", "en", "--arch",
         "mem_transformer", *sizes("encoder", "decoder"), "--max-source-positions", "20",
         "--max-target-positions", "20", *ALWAYS,
@@ -131,7 +131,7 @@ class Translation(Family):
 class LanguageModel(Family):
     """``mem_transformer_lm``."""
 
-    usual = [
+    usual: ClassVar = [
         "--task", "language_modeling", "--arch", "mem_transformer_lm", *sizes("decoder"),
         "--max-target-positions", "20", "--tokens-per-sample", "12", "--decoder-input-dim", "16",
         "--decoder-output-dim", "16", *ALWAYS,
@@ -170,7 +170,7 @@ class TransformerXL(Family):
     """``mem_transformer_xl``."""
 
     stock = False
-    usual = [
+    usual: ClassVar = [
         "--task", "streaming_language_modeling", "--arch", "mem_transformer_xl",
         *sizes("decoder"), "--tokens-per-sample", "4", "--cache-length", "5", "--batch-size", "2",
         *ALWAYS,
@@ -219,7 +219,7 @@ class TransformerXL(Family):
 class SentenceEncoder(Family):
     """``mem_roberta``, with a head that classifies."""
 
-    usual = [
+    usual: ClassVar = [
         "--task", "masked_lm", "--arch", "mem_roberta", *sizes("encoder"),
         "--tokens-per-sample", "20", "--max-positions", "20", "--pooler-dropout", "0",
         *ALWAYS,

@@ -53,14 +53,14 @@ TRANSLATION = [
         "mem_bottleneck_transformer_iwslt_de_en", "mem_ctrl_transformer_small"),
     *MEMORY, *UPDATES, *ANY, *ADAPTIVE, *CRITERIA, *DECODER,
     *of("--memory-decoder-tokens", 0, 1, 2, 5),
-    *((("--memory-recurrence", str(k), "--task", "document_translation") for k in (1, 2))),
+    *(("--memory-recurrence", str(k), "--task", "document_translation") for k in (1, 2)),
     *of("--memory-recurrence", 2), *of("--task", "document_translation"),
     *of("--memory-carry", "plain", "gate"),
     *of("--encoder-normalize-before"), *of("--encoder-learned-pos"), *of("--encoder-layers", 1, 3),
     *of("--encoder-layerdrop", 0.3), *of("--encoder-attention-heads", 1, 4),
     *of("--encoder-embed-dim", 24), *of("--share-all-embeddings"), *of("--merge-src-tgt-embed"),
     *of("--max-source-positions", 9, 20), *of("--no-cross-attention"),
-    *of("--cross-self-attention"), 
+    *of("--cross-self-attention"),
 ]  # fmt: skip
 LANGUAGE_MODEL = [
     *of("--arch", "mem_transformer_lm", "mem_transformer_lm_wiki103",
