@@ -48,6 +48,8 @@ def load(source: Path | IO[bytes], **options: Any) -> dict[str, Any]:
     """
     path = source if isinstance(source, Path) else Path(getattr(source, "name", "the checkpoint"))
     if isinstance(source, Path):
+        if source.exists() and not source.is_file() and not source.is_dir():
+            raise UserError(f"{source} is no regular file; give a checkpoint")  # a FIFO would wait
         with source.open("rb") as file:
             is_archive = _check_sums(file, path)
     else:

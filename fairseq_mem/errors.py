@@ -13,7 +13,14 @@ class UserError(SystemExit):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"fairseq_mem: {message}")
+        super().__init__(f"fairseq_mem: {printable(message)}")
+
+
+def printable(text: str) -> str:
+    """The text in one line, with escapes for what would move a terminal's cursor, and worse."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from fairseq.data import BaseWrapperDataset, FairseqDataset, LanguagePairDataset
 from fairseq.data.data_utils import filter_paired_dataset_indices_by_size, numpy_seed
+from fairseq_mem_text.files import read_bytes
 from torch import Tensor
 
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 1 << 40  # of such a file: as many as there are
 ENDING = ".documents"  # of the file's name, behind the split's
 REMEDY = "give a line with the name of its document for every sentence"
 
@@ -88,9 +90,11 @@ def read_documents(path: Path, sentences: int) -> Documents:
         UserError: it does not fit the split; says where.
     """
     try:
-        text = path.read_bytes()
+        text = read_bytes(path, MOST_BYTES)
     except FileNotFoundError:
         return Documents(np.ones(sentences, dtype=np.int64))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}; {REMEDY}") from None
     names = [line.strip() for line in text.removesuffix(b"\n").split(b"\n")] if text else []
     if len(names) != sentences:
         raise UserError(

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from fairseq_mem_text.errors import TextError
 from fairseq_mem_text.progress import hold_closed_streams
 
 from .. import __version__
@@ -152,7 +153,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with ended_by_signals():
             return args.main(args) or 0
-    except OSError as error:  # a file that is missing, a full disk
+    except (OSError, TextError) as error:  # a file that is missing or damaged, a full disk
         if isinstance(error, BrokenPipeError):
             raise
         raise UserError(str(error)) from error

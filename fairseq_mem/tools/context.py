@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..streaming.documents import DocumentPairs, Documents
 from .documents import context_of, hands_on
-from .loading import load_translation_model
+from .loading import load_split, load_translation_model
 
 WAYS = ("carried", "reset", "other")
 PLACES = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 8), (9, 16), (17, None))  # in a document, from 1
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     """Score, print a table."""
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens {args.max_tokens}: give a number above 0")
-    model, cfg, task, data = load_translation_model(Path(args.model), Path(args.data))
+    model, _, task, data = load_translation_model(Path(args.model), Path(args.data))
     if not hands_on(model) and context_of(task) == 0:
         raise UserError(
             f"{args.model} carries nothing from sentence to sentence; give a model of --task "
@@ -76,11 +76,7 @@ def main(args: argparse.Namespace) -> None:
     if torch.cuda.is_available() and not args.cpu:
         model.cuda()
     model.eval()
-    try:
-        task.load_dataset(args.split, task_cfg=cfg.task)
-    except FileNotFoundError:
-        raise UserError(f"there is no split {args.split!r} in {data}; give --split") from None
-    dataset = task.dataset(args.split)
+    dataset = load_split(task, args.split, data)
     if dataset.tgt is None:
         raise UserError(f"{args.split} of {data} has no target side; give --split")
     if sum(dataset.documents.lengths > 1) < 2:

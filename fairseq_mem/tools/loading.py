@@ -1,6 +1,7 @@
 """Loading a translation model with its task, the same way for every command that needs one."""
 
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,64 @@ def load_translation_model(
             f"{REMEDY}"
         ) from error
     return Loaded(model, cfg, task, data)
+
+
+def load_split(task: Any, split: str, data: Path) -> Any:
+    """Load a split of binarised text, and look at every sentence.
+
+    Args:
+        task: of a translation model.
+        split: its name.
+        data: the folder, or several joined by ``:``; its task knows it too.
+
+    Returns:
+        the data set.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        check_regular(first_folder(data), split)
+        task.load_dataset(split, task_cfg=task.cfg)
+        dataset = task.dataset(split)
+        for number in range(len(dataset)):
+            _check_sentence(task, dataset[number])
+    except Exception as error:  # of many kinds: fairseq believes what the files say
+        if isinstance(error, FileNotFoundError) and error.errno is None:  # fairseq's own
+            raise UserError(f"there is no split {split!r} in {data}; give another") from None
+        raise UserError(
+            f"{split} of {data} cannot be read: {first_line(error)}; binarise it again"
+        ) from None
+    return dataset
+
+
+def check_regular(folder: Path, split: str) -> None:
+    """Refuse what fairseq would open and wait for: a split's files that are no files.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for path in sorted(folder.glob(f"{escape(split)}.*")):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path.name} is no regular file")
+
+
+def _check_sentence(task: Any, pair: dict[str, Any]) -> None:
+    """Refuse numbers that stand for no word.
+
+    Raises:
+        ValueError: there is one, or the sentence has no end.
+    """
+    for side, words in (("source", task.source_dictionary), ("target", task.target_dictionary)):
+        tokens = pair[side]
+        if tokens is None:  # there may be no target
+            continue
+        if len(tokens) == 0 or tokens[-1] != words.eos():
+            raise ValueError(f"{side} sentence {pair['id'] + 1} has no end")
+        if tokens.min() < 0 or tokens.max() >= len(words):
+            raise ValueError(
+                f"{side} sentence {pair['id'] + 1} has words that are not in the dictionary"
+            )
 
 
 def _check_data(data: Path, options: Any, weights: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from fairseq_mem_text.arguments import positive
 
 from ..checkpoints import read_checkpoint
 from ..errors import UserError, first_line
+from .loading import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -103,13 +104,22 @@ def predict(
             f"{checkpoint} was not trained with the task sentence_prediction; give a fine-tuned one"
         )
     head = task.cfg.classification_head_name
-    task.load_dataset(split)
-    found = task.dataset(split)
+    classes = data / "label" / "classes.txt"
+    try:
+        for part in ("input0", "input1", "label"):
+            check_regular(data / part, split)
+        task.load_dataset(split)
+        found = task.dataset(split)
+        for row in range(len(found)):
+            _check_example(found[row], task)
+        names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
+    except Exception as error:  # of many kinds: fairseq believes what the files say
+        raise UserError(
+            f"{split} of {data} cannot be read: {first_line(error)}; {REMEDY}"
+        ) from None
     model.to(device).eval()
     targets: list[str] = []
     predictions: list[str] = []
-    classes = data / "label" / "classes.txt"
-    names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
     for start in range(0, len(found), batch_size):
         rows = [found[row] for row in range(start, min(start + batch_size, len(found)))]
         sample = found.collater(rows)
@@ -127,5 +137,23 @@ def predict(
             for column, values in ((targets, sample["target"]), (predictions, logits.argmax(1))):
                 for number in values.view(-1).tolist():
                     word = label[number + label.nspecial]
-                    column.append(names[int(word)] if word.isdecimal() and names else word)
+                    named = word.isascii() and word.isdigit() and int(word) < len(names)
+                    column.append(names[int(word)] if named else word)
     return targets, predictions
+
+
+def _check_example(example: dict[str, Any], task: Any) -> None:
+    """Refuse numbers that stand for no word, and for no class.
+
+    Raises:
+        ValueError: there is one.
+    """
+    sizes = {"net_input.src_tokens": len(task.source_dictionary)}
+    if not task.cfg.regression_target:
+        sizes["target"] = len(task.label_dictionary) - task.label_dictionary.nspecial
+    for name, size in sizes.items():
+        numbers = example.get(name)
+        if numbers is None:  # there may be no labels
+            continue
+        if numbers.numel() == 0 or numbers.min() < 0 or numbers.max() >= size:
+            raise ValueError(f"{name} of example {example['id'] + 1} is not in its dictionary")

@@ -129,6 +129,7 @@ def main(args: argparse.Namespace) -> int:
     args.engine = "auto"
     try:
         translator = load(args, interactive=False)
+        translator.split_target("")  # merges of its own, if any, are read here
     except (TextError, ValueError, FileNotFoundError) as error:  # from fairseq_mem_serve
         raise UserError(str(error)) from error
     progress = Progress(shown=True, command="score")
@@ -153,7 +154,7 @@ def read_pairs(source: Path, target: Path) -> list[Pair]:
     sides = []
     for option, path in (("--source", source), ("--target", target)):
         try:
-            sides.append(read_lines(path) if path.stat().st_size else [])
+            sides.append(read_lines(path))
         except OSError as error:
             raise UserError(f"cannot read {option} {path}: {error.strerror}") from error
         except ValueError as error:

@@ -19,13 +19,15 @@ CHUNK_LINES = 1000  # enough work to outweigh the cost of passing it between pro
 def read_lines(path: Path) -> list[str]:
     r"""The lines of a UTF-8 text; a carriage return at the end of a line is none of it.
 
+    An empty file has none. It need not be a file that has a size: a pipe has lines too.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not UTF-8; says in which line.
     """
-    lines = path.read_bytes().removeprefix(BYTE_ORDER_MARK).removesuffix(b"\n").split(b"\n")
+    text = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
     texts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n") if text else (), 1):
         try:
             texts.append(line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError as error:

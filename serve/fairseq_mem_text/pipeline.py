@@ -84,10 +84,14 @@ class TextPipeline:
             try:
                 with open(codes, encoding="utf-8-sig") as lines, contextlib.redirect_stderr(said):
                     self._bpe = BPE(lines, separator=BPE_MARK)
-            except (SystemExit, UnicodeDecodeError):
+                self._bpe.process_line("ab")  # a version that it does not know, it tells here
+                merged = (left + right for left, right in self._bpe.bpe_codes)
+                longest = max((len(m.replace("</w>", "")) for m in merged), default=1)
+                if longest == 0:
+                    raise ValueError("merges of nothing")
+            except (SystemExit, ValueError, NotImplementedError):
                 raise ValueError(f"{codes} holds no BPE merges of subword-nmt") from None
-            merged = (left + right for left, right in self._bpe.bpe_codes)
-            self._longest_piece = max((len(m.replace("</w>", "")) for m in merged), default=1)
+            self._longest_piece = longest
 
     def split(self, text: str, limit: int | None = None) -> list[str]:
         """Return the tokens of a raw sentence; none if it is blank.

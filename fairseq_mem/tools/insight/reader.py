@@ -108,11 +108,14 @@ class Reader:
             getattr(self.task.cfg, f"{side}_lang", None) or "en" for side in ("source", "target")
         )
         source_language, target_language = languages
-        self.pipelines = [
-            TextPipeline(language, language,
-                         **settings_of(folder, language, tokenizer, codes)._asdict())
-            for language in (source_language, target_language)
-        ]  # fmt: skip
+        try:
+            self.pipelines = [
+                TextPipeline(language, language,
+                             **settings_of(folder, language, tokenizer, codes)._asdict())
+                for language in (source_language, target_language)
+            ]  # fmt: skip
+        except ValueError as error:  # no merges
+            raise UserError(str(error)) from None
         self.pieces = None  # a BERT's own tokenizer, if it has one
         if self.family == SENTENCE_ENCODER and (path := find_tokenizer(str(folder))) is not None:
             self.pieces = WordPiece(path).pieces

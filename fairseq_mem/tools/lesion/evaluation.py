@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from fairseq_mem_text.lines import read_lines
 
-from ...errors import UserError, first_line
-from ..loading import load_translation_model
+from ...errors import UserError
+from ..loading import load_split, load_translation_model
 from .settings import Setting
 
 
@@ -47,15 +47,7 @@ class Evaluation:
         from fairseq import utils
 
         subset, args = self.args.gen_subset, self.args
-        try:
-            self.task.load_dataset(subset, task_cfg=self.task.cfg)
-            dataset = self.task.dataset(subset)
-            for number in range(len(dataset)):
-                self._check_sentence(dataset[number])
-        except Exception as error:  # of many kinds: fairseq believes what the files say
-            raise UserError(
-                f"{subset} of {args.data} cannot be read: {first_line(error)}; binarise it again"
-            ) from None
+        dataset = load_split(self.task, subset, args.data)
         if dataset.tgt is None:
             raise UserError(f"{subset} of {args.data} has no target side; give --gen-subset")
         try:
@@ -93,26 +85,6 @@ class Evaluation:
                 f"{args.reference} has {len(self.references)} lines, {subset} of {args.data} has "
                 f"{len(dataset)} sentences; give the reference of this very set"
             )
-
-    def _check_sentence(self, pair: dict[str, Any]) -> None:
-        """Refuse numbers that stand for no word.
-
-        Raises:
-            ValueError: there is one, or the sentence has no end.
-        """
-        for side, words in (
-            ("source", self.task.source_dictionary),
-            ("target", self.task.target_dictionary),
-        ):
-            tokens = pair[side]
-            if tokens is None:  # there may be no target
-                continue
-            if len(tokens) == 0 or tokens[-1] != words.eos():
-                raise ValueError(f"{side} sentence {pair['id'] + 1} has no end")
-            if tokens.min() < 0 or tokens.max() >= len(words):
-                raise ValueError(
-                    f"{side} sentence {pair['id'] + 1} has words that are not in the dictionary"
-                )
 
     def _in_order(self, numbered: Iterable[tuple[int, str]]) -> list[str]:
         texts = dict(numbered)
