@@ -41,10 +41,10 @@ class Runs:
     def __init__(self, chance: random.Random) -> None:
         self.call: tuple[Callable[..., Any], tuple[Any, ...]] = chance.choice([
             (os.mkdir, ("ran",)), (os.system, ("mkdir ran",)), (builtins.eval, (CODE,)),
-            (builtins.exec, (CODE,)), (open, ("ran", "w")), (importlib.import_module, ("antigravity",)),
-            (getattr, (os, "mkdir")), (pickle.loads, (pickle.dumps(1),)), (torch.load, ("model.pt",)),
-            (torch.save, ({}, "ran")), (argparse.FileType("w"), ("ran",)), (os.popen, ("mkdir ran",)),
-            (map, (eval, [CODE])), (Path, ("ran",)),
+            (builtins.exec, (CODE,)), (open, ("ran", "w")), (getattr, (os, "mkdir")),
+            (importlib.import_module, ("this",)), (pickle.loads, (pickle.dumps(1),)),
+            (torch.load, ("model.pt",)), (torch.save, ({}, "ran")), (Path, ("ran",)),
+            (argparse.FileType("w"), ("ran",)), (os.popen, ("mkdir ran",)), (map, (eval, [CODE])),
         ])  # fmt: skip
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -134,8 +134,8 @@ def a_tensor(state: dict[str, Any], chance: random.Random) -> None:
     new = chance.choice([
         lambda: one.expand(10**12), lambda: old.to(torch.complex64), lambda: old.int(),
         lambda: old.to_sparse(), lambda: old * float("nan"), lambda: old[..., :0], lambda: "text",
-        lambda: None, lambda: [1.0], lambda: one.expand(old.shape), lambda: old.t() if old.dim() == 2
-        else one, lambda: old.bool(), lambda: torch.quantize_per_tensor(old, 0.1, 0, torch.qint8),
+        lambda: None, lambda: [1.0], lambda: one.expand(old.shape), lambda: old.flatten(),
+        lambda: old.bool(), lambda: torch.quantize_per_tensor(old, 0.1, 0, torch.qint8),
         lambda: torch.empty(old.shape, device="meta"), lambda: torch.nn.Parameter(old),
         lambda: old.new_empty(0, 10**9), lambda: old.double(), lambda: old.to(torch.float8_e5m2),
     ])  # fmt: skip
@@ -144,7 +144,7 @@ def a_tensor(state: dict[str, Any], chance: random.Random) -> None:
         del weights[name]
     if act != "delete":
         odd_names = ["\0", "a" * 10**4, "encoder.layers.99999.fc1.weight", "encoder", 7, None,
-                     "encoder.memory.weight", "__class__", "encoder.embed_tokens.weight"]  # fmt: skip
+                     "encoder.memory.weight", "__class__", "a\x1b]0;x\a\n"]  # fmt: skip
         weights[name if act == "set" else chance.choice(odd_names)] = new()
 
 
@@ -195,10 +195,10 @@ def opcodes(chance: random.Random) -> bytes:
             + b"\x93" + argument + b"\x85R",
             b"c" + name + b")R}" + argument + b"K\x01sb", b"c" + name + b")\x81N}" + argument
             + b"K\x01s\x86b", b"\x82\x01", b"(lp0\n", b"}q\x00", argument + b"q\x01", b"h\x00",
-            b"(" + argument + b"t", argument + b"Q", b"0", b"2", b"(", b"1", b"N", b"K\x01", b"\x86",
+            b"(" + argument + b"t", argument + b"Q", b"0", b"2", b"(", b"1", b"N", b"K\x01",
             b"c" + name + b"(c" + name + b"\x85R", b"I" + b"9" * 30 + b"\n", b"j\xff\xff\xff\x7f",
-            b"r\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f", b"\x95" + b"\xff" * 8, b"(" * 900, b"]" * 9,
-            b"c" + name + b"}R", b"P7\n", b"\x8a\xff" + b"\x01" * 255, b"F1e999\n", b"a", b"s", b"u",
+            b"r\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f", b"\x95" + b"\xff" * 8, b"(" * 900,
+            b"c" + name + b"}R", b"P7\n", b"\x8a\xff" + b"\x01" * 255, b"F1e999\n", b"a", b"s",
         ]))  # fmt: skip
     return b"".join([*whole, b"."])
 
