@@ -70,6 +70,10 @@ def load(source: Path | IO[bytes], **options: Any) -> dict[str, Any]:
         raise UserError(f"{path} is damaged, or no checkpoint; leave it out") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is no checkpoint of fairseq's (no model in it); leave it out")
+    if not all(isinstance(name, str) and name.isprintable() for name in state["model"]):
+        raise UserError(
+            f"{path} has a weight without a proper name; leave it out"
+        )  # torch tells it
     check_options(path, state)
     return state
 
