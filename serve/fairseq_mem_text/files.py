@@ -115,7 +115,7 @@ def read_bytes(path: Path, most: int = LARGEST_FILE) -> bytes:
         if found.st_size > most:
             raise ValueError(f"{found.st_size:,} bytes are too many")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(most)
+            return file.read(found.st_size)
     finally:
         os.close(descriptor)
 
