@@ -17,6 +17,7 @@ PROGRAMS = tuple(
     f"fairseq-{name}"
     for name in ("train", "hydra-train", "generate", "interactive", "validate", "eval-lm", "score")
 )
+MOST_DIGITS = 19  # of thousands of them Python makes no number
 # one process keeps the words before a window for the next one
 ONE_PROCESS = ("--num-workers", "--num-shards", "--distributed-world-size")
 
@@ -76,7 +77,7 @@ def _value(arguments: Sequence[str], *options: str) -> str | None:
 
 def _number(text: str | None) -> int:
     """A whole number; 0 where it is none, which fairseq's parser tells."""
-    return int(text) if text is not None and text.isdecimal() else 0
+    return int(text) if text is not None and text.isdecimal() and len(text) < MOST_DIGITS else 0
 
 
 def _check_context_window(arguments: Sequence[str]) -> None:

@@ -101,4 +101,6 @@ def guard_fairseq() -> None:
 def numbers_of(text: str | None) -> list[int] | None:
     """The numbers in ``0,3``; None of None, and of text that is no such list."""
     parts = (text or "").split(",")
-    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else None
+    # of thousands of digits Python makes no number
+    proper = all(part.isdecimal() and len(part) < 10 for part in parts)
+    return [int(part) for part in parts] if proper else None

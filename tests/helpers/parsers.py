@@ -110,7 +110,8 @@ add(
     words=JSON,
 )
 add(
-    "lines", of_file(lines.read_lines), ValueError, b"\xef\xbb\xbfa b\r\nc\n", "ä\u2028ö\n".encode(),
+    "lines", of_file(lines.read_lines), ValueError,
+    b"\xef\xbb\xbfa b\r\nc\n", "ä\u2028ö\n".encode(),
     words=b"\r \n \xef\xbb\xbf \xff",
 )  # fmt: skip
 add(
@@ -121,9 +122,9 @@ add(
 
 def index(path: Path) -> object:
     """fairseq's index of some numbers, as it is compared with the text."""
-    (path.parent / "text").write_bytes(b"a\nb\n")
+    (path.parent / "lines").write_bytes(b"a\nb\n")
     (path.parent / "fuzzed.bin").write_bytes(bytes(10))
-    return checks.verify(str(path.parent / "text"), str(path.with_suffix("")))
+    return checks.verify(str(path.parent / "lines"), str(path.with_suffix("")))
 
 
 INDEX = b"MMIDIDX\0\0" + struct.pack("<QBQ2iQQ", 1, 8, 2, 3, 2, 0, 6)
@@ -247,14 +248,29 @@ DIGITS = b"9" * 5000  # more than Python makes a number of
 ARGUMENT = (argparse.ArgumentTypeError, ValueError)  # both of which argparse tells
 for kind in (arguments.count, arguments.positive, arguments.finite):
     add(f"argument: {kind.__name__}", of_text(kind), ARGUMENT, b"12", b"0.5", DIGITS, words=NUMBERS)
-for name, option in (
+
+
+def option(kind: option_kinds.Kind) -> Callable[[str], object]:
+    """A value as it is checked, which never fails, and as it is parsed."""
+
+    def call(text: str) -> object:
+        try:
+            kind.problem(text)
+        except Exception as error:
+            raise AssertionError(f"{text!r} is no value to check") from error
+        return kind.parse(text)
+
+    return call
+
+
+for name, kind_of_option in (
     ("count", option_kinds.count(0, 9, "")), ("scale", option_kinds.scale()),
     ("choice", option_kinds.choice(("a", "b"))), ("lesion", option_kinds.lesion()),
     ("epsilon", option_kinds.epsilon()), ("numbers", option_kinds.numbers()),
 ):  # fmt: skip
     add(
-        f"option: {name}", of_text(lambda text, one=option: (one.problem(text), one.parse(text))),  # type: ignore[misc]
-        ARGUMENT, b"1", b"0,3", b"none", b"0.5", DIGITS, words=NUMBERS,
+        f"option: {name}", of_text(option(kind_of_option)), ARGUMENT,
+        b"1", b"0,3", b"a", b"none", b"0.5", DIGITS, words=NUMBERS,
     )  # fmt: skip
 add(
     "command line",
@@ -262,7 +278,7 @@ add(
     b"--arch\nmem_transformer\n--memory-tokens=0\n--memory-update\nctrl",
     b"--context-window\n5\n--num-workers=2", b"--context-window\n" + DIGITS,
     b"-a\ntransformer\n--memory-tokens",
-    words=b"\n --arch -a = --context-window --memory- 0 transformer_lm --task --num-shards \xd9\xa3",
+    words=b"\n --arch -a = --context-window --memory- 0 transformer_lm --task \xd9\xa3",
 )  # fmt: skip
 add(
     "literal", of_text(literals.evaluate), UserError, b"[(512, 3)] * 20 + (1,)", b"{'a': -1e3}",
@@ -314,7 +330,7 @@ def tsv(path: Path) -> object:
 
 add(
     "TSV", of_file(tsv), TextError, b"label\tsentence1\tsentence2\n1\ta b\tc\n0\td\te f\n",
-    b"score\tsentence\n0.5\ta\n", words=b"label sentence sentence1 sentence2 score \t \n \r \" \x00",
+    b"score\tsentence\n0.5\ta\n", words=b"label sentence sentence1 score \t \n \r \" \x00",
 )  # fmt: skip
 
 

@@ -5,12 +5,18 @@ process with limits on memory and time. Whatever comes: no crash, no hang, nothi
 """
 
 import random
+import runpy
 import shutil
+import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import damage, spoilable
+import torch
+from helpers import damage, finished_runs, spoilable
 from helpers.apart import Done, apart
+from helpers.commands import ROOT
 
 pytest.importorskip("ctranslate2")
 WHOLE = ("export", "average")  # they write `out` or nothing
@@ -84,7 +90,7 @@ def spoil(
 def check(place: Path, door: str, about: object) -> Done:
     """Run a command; it does its work or refuses, and leaves nothing half-made."""
     before = {path.relative_to(place) for path in place.rglob("*")}
-    done = apart(spoilable.DOORS[door])
+    done = apart({**spoilable.OURS, **spoilable.FAIRSEQS}[door])
     wrong = spoilable.told(door, done)
     assert not wrong, (about, door, wrong, done)
     new = {path.relative_to(place) for path in place.rglob("*")} - before
@@ -184,3 +190,126 @@ def test_an_exported_model(name, seed, place):
     door = ("translate exported", "score exported", "contrastive")[seed % 3]
     how = spoil(place, f"exported/{name}", EXPORTED[name], door, chance)
     check(place, door, (name, how))
+
+
+# ---------------------------------------------------------------- other folders
+
+BERT: dict[str, list[damage.Damage]] = {
+    "config.json": [*damage.BYTES, *damage.PLACES, *damage.JSON, damage.retype],
+    "tokenizer_config.json": [*damage.BYTES, *damage.PLACES, *damage.JSON],
+    "vocab.txt": [*damage.BYTES, *damage.PLACES, *[damage.lines] * 6],
+    "model.safetensors": [*damage.BYTES, *damage.PLACES, damage.flip, damage.cut_short],
+}
+RUNS: dict[str, list[damage.Damage]] = {
+    "settings.json": [*damage.BYTES, *damage.PLACES, *damage.JSON],
+    "result.json": [*damage.BYTES, *damage.PLACES, *[damage.retype] * 12, damage.nest],
+    "hypotheses.txt": [*damage.BYTES, *damage.PLACES, *[damage.lines] * 4],
+    "reference.txt": [*damage.BYTES, *damage.PLACES, *[damage.lines] * 4],
+}
+
+
+@pytest.mark.parametrize("name", BERT)
+@pytest.mark.tries(sample=1, soak=40)
+def test_a_bert(name, seed, tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers")
+    from helpers import bert_folders
+
+    torch.manual_seed(seed)
+    monkeypatch.chdir(tmp_path)
+    bert_folders.make(tmp_path / "bert")
+    spoilable.OURS["import"] = spoilable.ours("import-bert", "bert", "--out", "out", "--pooler")
+    chance = random.Random(f"{name} {seed}")
+    how = spoil(tmp_path, f"bert/{name}", BERT[name], "import", chance)
+    done = check(tmp_path, "import", (name, how))
+    files = sorted(path.name for path in (tmp_path / "out").glob("*"))
+    assert files == ([] if done.status else ["dict.txt", "flags.txt", "model.pt", "tokenizer.json"])
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.tries(sample=1, soak=40)
+def test_the_report_of_runs(name, seed, tmp_path, monkeypatch):
+    """What is wrong with one run is told, and the others are reported."""
+    monkeypatch.chdir(tmp_path)
+    runs = [
+        finished_runs.make_run(tmp_path / "runs" / f"{model}-{number}", model, number)
+        for model in ("baseline", "mem-10") for number in (1, 2)
+    ]  # fmt: skip
+    report = spoilable.ours("report", "runs", "--out", "out", "--n-samples", "20")
+    spoilable.OURS["report"] = report
+    chance = random.Random(f"{name} {seed}")
+    damaged = chance.choice(runs)
+    how = spoil(damaged, name, RUNS[name], "report", chance)
+    done = check(tmp_path, "report", (name, how))
+    assert done.status == 0, (name, how, done)
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "baseline" in text and "BLEU" in text
+
+
+# ---------------------------------------------------------------- examples
+
+
+def script(name: str, *words: str) -> Callable[[], object]:
+    """A script of an example, in this process."""
+
+    def call() -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [name, *words])
+            patch.syspath_prepend(str((ROOT / "examples" / name).parent))
+            runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return 0
+
+    return call
+
+
+def refused_by_a_script(done: Done, name: str) -> None:
+    assert done.status in (0, 1), done
+    if done.status:
+        assert done.last_line.startswith(f"{Path(name).name}: "), done
+        assert "Traceback" not in done.stderr and len(done.last_line) < 700, done
+
+
+@pytest.mark.tries(sample=2, soak=60)
+def test_somebodys_rows(seed, tmp_path, monkeypatch):
+    """For the GLUE example."""
+    monkeypatch.chdir(tmp_path)
+    chance = random.Random(seed)
+    kind = chance.choice(["label\tsentence", "label\tsentence1\tsentence2", "score\tsentence"])
+    texts = range(kind.count("\t"))
+    rows = [
+        [str(chance.randrange(2)), *(f"a b {number} {text}" for text in texts)]
+        for number in range(40)
+    ]
+    lines = [kind, *map("\t".join, rows)]
+    (tmp_path / "rows.tsv").write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "dict.txt").write_text("a 1\nb 1\n")
+    name = chance.choice(["rows.tsv", "rows.tsv", "rows.tsv", "model/dict.txt"])
+    kinds = [*damage.BYTES, damage.missing, damage.folder, damage.link, *[damage.lines] * 8]
+    spoil(tmp_path, name, kinds, "", chance)
+    words = ["cache", "out", "--model", "model", "--task", "mine", "--train", "rows.tsv"]
+    done = apart(script("glue/glue.py", *words))
+    refused_by_a_script(done, "glue.py")
+    assert (tmp_path / "out").exists() == (done.status == 0)
+
+
+@pytest.mark.parametrize("name", ["glue/glue.py", "wikitext103/wiki.py"])
+@pytest.mark.tries(sample=1, soak=40)
+def test_an_archive_of_data(name, seed, tmp_path, monkeypatch):
+    """Whose sum was right when it was fetched."""
+    monkeypatch.chdir(tmp_path)
+    chance = random.Random(f"{name} {seed}")
+    glue = "glue" in name
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "dict.txt").write_text("a 1\nb 1\n")
+    (tmp_path / "cache").mkdir()
+    path = Path("cache", "RTE.zip" if glue else "wikitext-103-v1.zip")
+    rows = "index\tsentence1\tsentence2\tlabel\n" + "0\ta b\tb\tyes\n1\tb\ta\tno\n" * 9
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in ("RTE/train.tsv", "RTE/dev.tsv"):
+            archive.writestr(part, rows)
+        for part in ("train", "valid", "test"):
+            archive.writestr(f"wikitext-103/wiki.{part}.tokens", " = A = \n\n a b c \n" * 9)
+    spoil(tmp_path, str(path), [*damage.BYTES, damage.flip, *damage.PLACES[:1]], "", chance)
+    words = ["cache", "out", "--model", "model", "--task", "RTE"]
+    done = apart(script(name, *(words if glue else ["unpack", str(path), "out"])))
+    refused_by_a_script(done, Path(name).name)
