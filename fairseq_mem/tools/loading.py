@@ -117,15 +117,16 @@ def load_split(task: Any, split: str, data: Path) -> Any:
     Raises:
         UserError: there is none, or it is damaged.
     """
+    folder = first_folder(data)
+    if not any(folder.glob(f"{escape(split)}.*-*.*")):
+        raise UserError(f"there is no split {split!r} in {data}; give another")
     try:
-        check_regular(first_folder(data), split)
+        check_regular(folder, split)
         task.load_dataset(split, task_cfg=task.cfg)
         dataset = task.dataset(split)
         for number in range(len(dataset)):
             _check_sentence(task, dataset[number])
     except Exception as error:  # of many kinds: fairseq believes what the files say
-        if isinstance(error, FileNotFoundError) and error.errno is None:  # fairseq's own
-            raise UserError(f"there is no split {split!r} in {data}; give another") from None
         raise UserError(
             f"{split} of {data} cannot be read: {first_line(error)}; binarise it again"
         ) from None

@@ -133,6 +133,7 @@ def test_a_baseline_is_set_beside(models, text, tmp_path):
         (["{translation}", "--input", "{text}", "--baseline", "{xl}"], "give two of one kind"),
         (["{none}", "--input", "{text}"], "there is no checkpoint"),
         (["{xl}", "--input", "{text}", "--data", "{none}"], "is no folder; give the model's"),
+        (["{xl}", "--input", "{text}", "--bpe-codes", "{empty}"], "holds no BPE merges"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(models, text, tmp_path, words, said):

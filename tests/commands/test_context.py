@@ -1,6 +1,7 @@
 """``fairseq-mem context`` on a model that has learned what only its document says."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -101,3 +102,12 @@ def test_models_and_data_that_carry_nothing(data, model, tmp_path):
             cli.main(["context", str(model), str(data), "--cpu"])
     finally:
         (tmp_path / "away").rename(data / "test.documents")
+
+
+def test_a_split_that_is_damaged_is_named(data, model, tmp_path):
+    """fairseq asserts things of its index."""
+    copied = tmp_path / "data"
+    shutil.copytree(data, copied)
+    (copied / "test.de-en.de.idx").write_bytes(b"nonsense " * 20)
+    with pytest.raises(UserError, match="test of .* cannot be read: .*; binarise it again"):
+        cli.main(["context", str(model), str(copied), "--cpu"])

@@ -323,10 +323,18 @@ def number(data: Path, language: str, value: int) -> None:
     path.write_bytes(content)
 
 
+def pipe(path: Path) -> None:
+    """Whoever opens it waits."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 SPOIL = {
     "bin cut": lambda data: os.truncate(data / "test.de-en.en.bin", 3),
     "bin empty": lambda data: os.truncate(data / "test.de-en.de.bin", 0),
     "bin gone": lambda data: (data / "test.de-en.de.bin").unlink(),
+    "bin a pipe": lambda data: pipe(data / "test.de-en.en.bin"),
+    "idx a pipe": lambda data: pipe(data / "test.de-en.de.idx"),
     "idx cut": lambda data: os.truncate(data / "test.de-en.en.idx", 30),
     "idx short": lambda data: os.truncate(data / "test.de-en.de.idx", 5),
     "idx empty": lambda data: os.truncate(data / "test.de-en.en.idx", 0),

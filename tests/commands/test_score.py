@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import random
 import shutil
+import threading
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from helpers.commands import EVERY_SENTENCE, fairseq
 
 import fairseq_mem
 from fairseq_mem.tools import cli
+from fairseq_mem.tools.score import read_pairs
 
 PAIRS = number_translator.pairs(30, seed=21)
 # ... and what no model would write: a wrong one, words that nobody knows, one word, a dictionary's
@@ -236,3 +239,12 @@ def test_no_lines_give_no_lines(translator_files, score, tmp_path):
     (tmp_path / "t").write_text("")
     names = ("--source", tmp_path / "s", "--target", tmp_path / "t")
     assert score(translator_files.exported, *names)[::2] == ([], 0)
+
+
+def test_a_pipe_has_lines(tmp_path):
+    """As of ``--source <(zcat text.gz)``; it has no size."""
+    paths = [tmp_path / name for name in ("source", "target")]
+    for path in paths:
+        os.mkfifo(path)
+        threading.Thread(target=path.write_text, args=("a\nb\n",), daemon=True).start()
+    assert read_pairs(*paths) == [("a", "a"), ("b", "b")]

@@ -113,6 +113,20 @@ def test_a_damaged_archive_is_refused_or_does_no_harm(small, tmp_path, read):
     assert refused > len(damaged) / 2
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="is no regular file"):
+        read_checkpoint(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("name", ["a\x1b]0;title\a", "a\n", 7])
+def test_a_weights_name_does_no_harm_to_a_terminal(small, tmp_path, name):
+    """torch tells names that it does not expect, as they are."""
+    torch.save({**small, "model": {name: torch.ones(1)}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="weight without a proper name"):
+        read_checkpoint(tmp_path / "checkpoint.pt")
+
+
 def flip_a_weight(path: Path) -> None:
     """What torch alone does not notice."""
     data = bytearray(path.read_bytes())

@@ -53,3 +53,7 @@ def test_an_architecture_without_memory_is_refused_in_one_line(start, tmp_path):
     assert done.stderr.splitlines()[-1].startswith(
         "fairseq_mem: --memory-limit needs an architecture"
     )
+
+
+def test_a_number_of_thousands_of_digits_is_left_to_fairseqs_parser():
+    check_command_line(["fairseq-eval-lm", "--context-window", "9" * 5000])

@@ -1,5 +1,7 @@
 """``SPLIT.documents``: read, or refused in one line."""
 
+import os
+
 import pytest
 
 from fairseq_mem import UserError
@@ -30,3 +32,13 @@ def test_documents_files_that_do_not_fit(tmp_path, text, said):
     with pytest.raises(UserError) as error:
         read_documents(written(tmp_path, text), 3)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_documents_file_that_is_no_file(tmp_path):
+    """It is neither read as none, nor waited for."""
+    path = tmp_path / "train.documents"
+    for make in (os.mkfifo, os.mkdir):
+        make(path)
+        with pytest.raises(UserError, match="cannot be read: no regular file"):
+            read_documents(path, 3)
+        path.rmdir() if path.is_dir() else path.unlink()
