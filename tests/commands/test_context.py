@@ -109,5 +109,5 @@ def test_a_split_that_is_damaged_is_named(data, model, tmp_path):
     copied = tmp_path / "data"
     shutil.copytree(data, copied)
     (copied / "test.de-en.de.idx").write_bytes(b"nonsense " * 20)
-    with pytest.raises(UserError, match="test of .* cannot be read: .*; binarise it again"):
+    with pytest.raises(UserError, match=r"test of .* cannot be read: .*; binarise it again"):
         cli.main(["context", str(model), str(copied), "--cpu"])

@@ -6,10 +6,12 @@ turn: the bytes are printed, and are to become a case in ``test_fuzzed_parsers.p
 """
 
 import argparse
-import subprocess
+import os
+import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("", "serve", "tests")]
@@ -20,26 +22,18 @@ def quoted(word: bytes) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n'
 
 
-def fuzz(name: str, seconds: int) -> None:
+def fuzz(atheris: Any, parsers: Any, name: str, seconds: int, folder: Path) -> None:
     """Fuzz one parser; the fuzzer ends this process."""
-    import atheris
-
-    with atheris.instrument_imports(
-        include=["fairseq_mem", "fairseq_mem_text", "fairseq_mem_serve"]
-    ):
-        from helpers import parsers
-
     parser = parsers.PARSERS[name]
-    folder = Path(tempfile.mkdtemp(dir=parsers.scratch()))
     (folder / "corpus").mkdir()
     for number, sample in enumerate(parser.samples):
         (folder / "corpus" / str(number)).write_bytes(sample)
-    (folder / "words").write_text("".join(map(quoted, parser.words)))
     options = [
-        f"-max_total_time={seconds}", "-max_len=6000", "-timeout=60",
-        "-rss_limit_mb=4000", f"-artifact_prefix={folder}/", "-print_final_stats=1",
+        f"-max_total_time={seconds}", "-max_len=6000", "-timeout=60", "-rss_limit_mb=6000",
+        f"-artifact_prefix={folder}/", "-print_final_stats=1",
     ]  # fmt: skip
     if parser.words:
+        (folder / "words").write_text("".join(map(quoted, parser.words)))
         options.append(f"-dict={folder / 'words'}")
 
     def one(data: bytes) -> None:
@@ -58,25 +52,39 @@ def main() -> int:
     command = argparse.ArgumentParser(description=__doc__)
     command.add_argument("parsers", nargs="*", metavar="PARSER", help="default: all")
     command.add_argument("--seconds", type=int, default=60, help="each (default 60)")
-    command.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = command.parse_args()
-    if args.here:
-        fuzz(args.parsers[0], args.seconds)
-    from helpers import parsers
-
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("fuzz.py: there is no atheris; run: pip install atheris")
+    sys.stderr = open(os.devnull, "w")  # it names every module
+    with atheris.instrument_imports(
+        include=["fairseq_mem", "fairseq_mem_text", "fairseq_mem_serve", "examples"]
+    ):
+        from helpers import parsers
+    sys.stderr = sys.__stderr__
     if unknown := set(args.parsers) - set(parsers.PARSERS):
         command.error(f"no parser {min(unknown)!r}; there are: {', '.join(parsers.PARSERS)}")
-    failed = []
+    failed = 0
     for name in args.parsers or parsers.PARSERS:
-        words = [sys.executable, __file__, "--here", "--seconds", str(args.seconds), name]
-        done = subprocess.run(words, capture_output=True, cwd=tempfile.gettempdir())
-        said = done.stderr.decode("utf-8", "replace").splitlines()
-        tried = [line for line in said if "number_of_executed_units" in line]
-        print(f"{name}: status {done.returncode}; {' '.join(tried)}", flush=True)
-        if done.returncode:
-            failed.append(name)
-            print("\n".join(said[-40:]), flush=True)
-    return len(failed) > 0
+        with tempfile.TemporaryDirectory() as made:
+            log = Path(made, "log")
+            pid = os.fork()
+            if pid == 0:  # libFuzzer writes to the descriptor
+                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+                sys.stderr = open(2, "w", closefd=False)
+                try:
+                    fuzz(atheris, parsers, name, args.seconds, Path(made))
+                finally:
+                    os._exit(70)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            said = log.read_text(errors="replace")
+        tried = re.search(r"number_of_executed_units: (\d+)", said)
+        print(f"{name}: {tried[1] if tried else '?'} inputs, status {status}", flush=True)
+        if status:
+            failed += 1
+            print("\n".join(said.splitlines()[-40:]), flush=True)
+    return failed > 0
 
 
 if __name__ == "__main__":
