@@ -13,7 +13,7 @@ FOUND = [
     ("command line", b"--context-window\n" + b"9" * 5000),
     ("option: numbers", b"9" * 5000),
 ]
-EXAMPLES = 40  # a try
+EXAMPLES = 25  # a try
 
 
 def inputs(parser: parsers.Parser) -> strategies.SearchStrategy[bytes]:

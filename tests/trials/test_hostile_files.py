@@ -54,7 +54,7 @@ def check(place: Path, door: str, about: object) -> None:
     assert not [path for path in new if "partial" in path.name], (about, door, new)
 
 
-@pytest.mark.tries(sample=4, soak=260)
+@pytest.mark.tries(sample=3, soak=200)
 def test_what_a_checkpoint_says(seed, place):
     """Code, resolvers, files, types, models, tensors: in options, weights or notes."""
     chance = random.Random(seed)
@@ -67,7 +67,7 @@ def test_what_a_checkpoint_says(seed, place):
     check(place, DOORS[seed % len(DOORS)], [change.__name__ for change in changes])
 
 
-@pytest.mark.tries(sample=2, soak=120)
+@pytest.mark.tries(sample=2, soak=100)
 def test_how_a_checkpoint_is_made(seed, place):
     """Programs for the unpickler, and archives of all kinds."""
     chance = random.Random(seed)
@@ -167,7 +167,7 @@ FOLDERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.tries(sample=4, soak=300)
+@pytest.mark.tries(sample=3, soak=300)
 def test_an_exported_model(seed, place):
     """Whose sums are right: then no damage explains what it says."""
     chance = random.Random(seed)
@@ -204,7 +204,7 @@ def a_member(chance: random.Random, place: Path) -> tarfile.TarInfo:
     return member
 
 
-@pytest.mark.tries(sample=2, soak=60)
+@pytest.mark.tries(sample=1, soak=60)
 def test_an_archive_of_a_model(seed, place, tmp_path, monkeypatch):
     """``from_pretrained`` unpacks it: into its folder, and nowhere else."""
     unpacked = tmp_path / "unpacked"
