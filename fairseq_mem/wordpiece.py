@@ -87,6 +87,11 @@ class WordPiece:
             raise UserError(f"there is no {path}; give the {NAME} that import-bert wrote")
         try:
             self.tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            model = self.tokenizer.model
+            if not isinstance(model, tokenizers.models.WordPiece) or model.unk_token != UNKNOWN:
+                raise ValueError(f"no WordPiece with {UNKNOWN}")
+            if model.token_to_id(UNKNOWN) is None:  # else it would tell it at a word
+                raise ValueError(f"{UNKNOWN} is not in its vocabulary")
         except Exception as error:  # the library has one class for all
             raise UserError(
                 f"{path} is no {NAME} ({first_line(error)}); give the one that import-bert wrote"

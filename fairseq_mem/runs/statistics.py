@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+MOST_ORDER = 20  # of n-grams in chrF; the usual ones are 6 and 2
 BOOTSTRAP_SEED = "12345"  # sacreBLEU's own
 
 # A test's own signature, and for every system its score and p-value (None for the first).
@@ -86,15 +87,19 @@ def scorer_of(metric: str, signature: str) -> Any:
                 smooth_method=smoothing[1],
                 smooth_value=float(smoothing[2]) if smoothing[2] else None,
             )
+        orders = [int(fields[name]) for name in ("nc", "nw")]
+        if not all(0 <= order <= MOST_ORDER for order in orders):
+            raise ValueError(f"orders {orders}")
         return CHRF(
             lowercase=lowercase,
             eps_smoothing=not effective,
-            char_order=int(fields["nc"]),
-            word_order=int(fields["nw"]),
+            char_order=orders[0],
+            word_order=orders[1],
             whitespace=fields["space"] == "yes",
         )
-    except (KeyError, AssertionError, ImportError, RuntimeError) as error:
-        raise ValueError(f"signature {signature!r}: {error}") from error
+    except (KeyError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+        known = signature if len(signature) <= 100 else f"{signature[:97]}..."
+        raise ValueError(f"signature {known!r}: {str(error)[:200]}") from error
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from hypothesis import strategies
 FOUND = [
     ("command line", b"--context-window\n" + b"9" * 5000),
     ("option: numbers", b"9" * 5000),
+    ("signature", b"nrefs" + b"\0" * 5000),
+    ("tokenizer.json", parsers.TOKENIZER.replace(b'"[UNK]",', b'"[UNKM",')),
+    ("tokenizer.json", parsers.TOKENIZER.replace(b'"[UNK]":', b'"[UNKM":')),
+    ("index", b"MMIDIDX\0MMIDIDX\0\0\1\0\0\0\0\0\0\0\x08\0\2\1"),
 ]
 EXAMPLES = 25  # a try
 
