@@ -21,10 +21,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.errors import TextError
+from fairseq_mem_text.files import unpacking
 
 SPLITS = ("train", "valid", "test")
 Row = tuple[str, ...]  # target, sentence, and the second sentence of a pair
@@ -80,9 +82,8 @@ def columns_of(text: str, source: str, target: str | int, sentences: Any) -> Ite
         heading = next(reader, [])
         missing = [name for name in wanted if name not in heading]
         if missing:
-            raise TextError(
-                f"{source} has no column {missing[0]!r}; its columns: {', '.join(heading)}"
-            )
+            columns = shorten(", ".join(heading), 200, placeholder=" ...")
+            raise TextError(f"{source} has no column {missing[0]!r}; its columns: {columns}")
         places = [heading.index(name) for name in wanted]
     for number, fields in enumerate(reader, start=2):
         if not fields:
@@ -108,7 +109,10 @@ def glue_task(cache: Path, name: str) -> dict[str, list[Row]]:
         }
     else:
         found = {}
-        with zipfile.ZipFile(cache / task.archive) as archive:
+        with (
+            unpacking(cache / task.archive),
+            zipfile.ZipFile(cache / task.archive) as archive,
+        ):
             for split, file in (("train", "train.tsv"), ("dev", task.dev)):
                 member = [one for one in archive.namelist() if one.endswith(f"/{file}")
                           and "original" not in one and "__MACOSX" not in one]  # fmt: skip
@@ -132,17 +136,27 @@ def mrpc(cache: Path) -> dict[str, list[str]]:
     return parts
 
 
+def text_of(path: Path) -> str:
+    """What is in somebody's file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path} cannot be read: {error}") from None
+
+
+def heading_of(text: str) -> list[str]:
+    """The names of the columns."""
+    return text.split("\n", 1)[0].rstrip("\r").split("\t")
+
+
 def own_task(files: dict[str, Path | None], regression: bool) -> dict[str, list[Row]]:
     """The splits of somebody's TSV files; what is not given is split off the training text."""
     found = {}
     for split, path in files.items():
         if path is None:
             continue
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TextError(f"{path} cannot be read: {error}") from None
-        heading = text.split("\n", 1)[0].rstrip("\r").split("\t")
+        text = text_of(path)
+        heading = heading_of(text)
         sentences = ["sentence"] if "sentence" in heading else ["sentence1"]
         sentences += [name for name in ("sentence2",) if name in heading]
         target = "score" if regression or "label" not in heading else "label"
@@ -180,7 +194,11 @@ class Pieces:
 
         if not (model / "dict.txt").is_file():
             raise TextError(f"{model} has no dict.txt; give the folder that import-bert wrote")
-        self.words = Dictionary.load(str(model / "dict.txt"))
+        try:
+            self.words = Dictionary.load(str(model / "dict.txt"))
+        except Exception as error:  # fairseq has several kinds, and more than a line
+            said = " ".join(str(error).split())
+            raise TextError(f"{model / 'dict.txt'} is no dictionary: {said}") from None
         tokenizer = find_tokenizer(str(model))
         self.cut = WordPiece(tokenizer).pieces if tokenizer else str.split
 
@@ -281,7 +299,7 @@ def main(args: argparse.Namespace) -> None:
     own = args.train is not None
     if own:
         files = {split: getattr(args, split) for split in SPLITS}
-        heading = args.train.open(encoding="utf-8-sig").readline().rstrip("\r\n").split("\t")
+        heading = heading_of(text_of(args.train))
         regression = args.regression or "label" not in heading
         splits = own_task(files, regression)
         classes_of_all = {row[0] for row in splits["train"]}
@@ -334,5 +352,5 @@ def parse(words: list[str]) -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         main(parse(sys.argv[1:]))
-    except (TextError, OSError, zipfile.BadZipFile) as problem:
+    except (TextError, OSError, csv.Error) as problem:
         sys.exit(f"glue.py: {problem}")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from fairseq_mem_text.errors import TextError
 from fairseq_mem_text.fetching import Source, fetch, fetch_package
+from fairseq_mem_text.files import unpacking
 
 SPLITS = ("train", "valid", "test")
 
@@ -46,7 +47,7 @@ SHORTEST_PARAGRAPH = 5
 
 def unpack(archive: Path, folder: Path) -> None:
     """Write the splits of the word-level archive."""
-    with zipfile.ZipFile(archive) as zipped:
+    with unpacking(archive), zipfile.ZipFile(archive) as zipped:
         names = zipped.namelist()
         for split in SPLITS:
             found = [name for name in names if name.endswith(f"/wiki.{split}.tokens")]

@@ -8,6 +8,9 @@ import os
 import secrets
 import shutil
 import stat
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -157,6 +160,22 @@ def check_nesting(content: dict[str, Any]) -> None:
         ]
     if level:
         raise ValueError("nested too deeply")
+
+
+@contextlib.contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """Tell of a damaged archive, a zip file or a tar file, in a line.
+
+    Raises:
+        TextError: it is damaged, or lacks a member.
+    """
+    try:
+        yield
+    except (
+        zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError,
+        RuntimeError, UnicodeDecodeError, KeyError,
+    ) as error:  # fmt: skip
+        raise TextError(f"{path} is damaged ({error}); remove it and fetch it again") from None
 
 
 def is_number(value: object) -> bool:
