@@ -21,6 +21,12 @@ def fingerprint(args: argparse.Namespace) -> dict[str, Any]:
     )
     if not any(path.name.startswith(f"{args.gen_subset}.") for path in files):
         raise UserError(f"no {args.gen_subset} in {args.data}; give the folder of binarised data")
+    for path in files:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(
+                f"{args.gen_subset} of {args.data} cannot be read: {path.name} is no regular "
+                "file; binarise it again"
+            )
     if args.reference is not None and not args.reference.is_file():
         raise UserError(f"there is no reference {args.reference}; check its name")
     names = (
