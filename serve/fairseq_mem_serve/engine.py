@@ -55,7 +55,7 @@ class CTranslate2Engine:
             unknown = [token for token in tokens if token not in vocabulary]
             if unknown:
                 raise ValueError(
-                    f"the model's vocabulary lacks its memory, {unknown[0]}; export it again"
+                    f"the model's vocabulary lacks its memory, {unknown[0][:60]}; export it again"
                 )
         self._model = model
         self._source_prefix, self._target_prefix = source_prefix, target_prefix
