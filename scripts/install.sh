@@ -4,11 +4,13 @@
 #   make install                                    or
 #   PYTHON=python3.12 VENV=.venv312 scripts/install.sh
 # A second run finds its record and does nothing; an interrupted one is taken up again.
+# CONSTRAINTS names another file than constraints.txt: scripts/versions.sh tries other versions.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3.11}
 venv=${VENV:-.venv}
+constraints=${CONSTRAINTS:-constraints.txt}
 record=$venv/.installed # written last: says what was installed, and where
 log=$venv/install.log   # pip's output of the current stage
 
@@ -84,7 +86,7 @@ fi
 # --- nothing to do? ----------------------------------------------------------------------------
 
 wanted() {
-    cat constraints.txt setup.py serve/pyproject.toml scripts/install.sh | cksum
+    cat "$constraints" setup.py serve/pyproject.toml scripts/install.sh | cksum
     pwd
     version_of "$venv/bin/python"
 }
@@ -120,7 +122,7 @@ pip_install() { # STAGE, then pip's arguments
     local stage=$1
     shift
     say "$stage"
-    "$venv/bin/python" -m pip install --constraint constraints.txt --no-input --progress-bar off \
+    "$venv/bin/python" -m pip install --constraint "$constraints" --no-input --progress-bar off \
         --disable-pip-version-check "$@" >"$log" 2>&1 || explain "${stage%%:*}"
 }
 

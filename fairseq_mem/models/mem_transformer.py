@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -144,6 +145,9 @@ class MemTransformerModel(MemoryModel, TransformerModel):
         _keep_both_sides(args)
         model = super().build_model(args, task)
         model.freeze_for(args)
+        if _is_fairseqs(args) and not getattr(task, "carries_memory", False):
+            # Ours can be refused, and takes what documents need: TorchScript knows neither.
+            model.forward = MethodType(TransformerModel.forward, model)
         return model
 
     @classmethod
@@ -241,6 +245,11 @@ def _output_dim(args: Any) -> int:
         raise UserError(
             f"decoder_output_dim is {args.decoder_output_dim!r}; give a whole number of 1 or more"
         ) from None
+
+
+def _is_fairseqs(args: Any) -> bool:
+    """Whether nothing of ours is there to run, nor anything that may not be trained."""
+    return _is_stock(args) and args.memory_decoder_tokens == 0 and args.memory_lesion == "none"
 
 
 def _keep_both_sides(args: Any) -> None:

@@ -1,7 +1,7 @@
 """What all our models have in common: how they train, load and compute with memory."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.models import BaseFairseqModel
@@ -26,7 +26,8 @@ class MemoryModel(BaseFairseqModel):
 
     has_memory = True  # tells command_line which architectures are ours
     memory_places: tuple[str, ...] = ("encoder", "decoder")
-    args: Any
+    if TYPE_CHECKING:  # TorchScript, which takes fairseq's own model, would try to keep it
+        args: Any
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Hook of torch's; refuses to train what is for looking at a trained model.
