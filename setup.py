@@ -14,6 +14,8 @@ setup(
     name="fairseq-mem",
     version=VERSION,
     description="Memory Transformer: memory tokens for fairseq's Transformers, as a plugin",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",

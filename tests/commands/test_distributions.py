@@ -24,6 +24,9 @@ def distribution(folder: Path, out: Path) -> tuple[set[str], dict[str, str], str
         names = files.namelist()
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         about = Parser().parsestr(files.read(metadata).decode())
+        (licence,) = (name for name in names if name.endswith("/LICENSE"))
+        assert files.read(licence) == (ROOT / "LICENSE").read_bytes()
+    assert about.get_payload().startswith("# fairseq"), "the page of a package index is empty"
     page = {"index.html", "page.css", "page.js", "favicon.svg"}
     assert page <= {name.split("/")[-1] for name in names if "/http/page/" in name}
     required = [line for line in about.get_all("Requires-Dist") if "extra ==" not in line]
@@ -40,7 +43,7 @@ def test_one_of_the_two_is_enough(tmp_path):
         shutil.copytree(
             ROOT / name, checkout / name, ignore=shutil.ignore_patterns("build", "*.egg-info")
         )
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, checkout / name)
     packages, required, version = distribution(checkout, tmp_path / "plugin")
     serving, serving_required, serving_version = distribution(

@@ -1,6 +1,7 @@
 """The invariants of a translation model with memory, in float64 (numbers as in the design)."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from helpers.random_models import (
 )
 from helpers.references.layers import shared_update
 
-from fairseq_mem import UserError
+from fairseq_mem import MemTransformerModel, UserError
 
 SOURCE = sentences([6, 3, 5], left_pad=True, seed=1)
 TARGET = sentences([5, 7, 2], seed=2)
@@ -62,6 +63,20 @@ def test_zero_tokens_is_fairseqs_model_bit_for_bit():
     assert losses[0] == losses[1]
     for name, value in ours.state_dict().items():
         assert torch.equal(value, stock.state_dict()[name]), name
+
+
+def test_zero_tokens_can_be_scripted_as_fairseqs_model():
+    args = build(memory_tokens=0).args
+    words = SimpleNamespace(source_dictionary=dictionary(), target_dictionary=dictionary())
+    ours = MemTransformerModel.build_model(args, words).eval()
+    stock = build("transformer", double=False)
+    stock.load_state_dict(ours.state_dict())
+    lengths = SOURCE.ne(dictionary().pad()).sum(1)
+    scripted, expected = (
+        torch.jit.script(model)(SOURCE, lengths, shifted(TARGET))[0]
+        for model in (copy.deepcopy(ours), stock)
+    )
+    assert torch.equal(scripted, expected)
 
 
 @pytest.mark.parametrize(
