@@ -146,6 +146,17 @@ def test_the_reference_has_every_option_and_command():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_dependencies_are_those_of_the_tested_set():
+    """What their metadata says is looked up by scripts/dependencies.py, in that environment."""
+    page = (ROOT / "docs" / "reference" / "dependencies.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| ([\w.-]+) \| ([\w.+]+) \| ([^|]+) \| ([^|]+) \|", page, re.MULTILINE)
+    rows = [row for row in listed if row[0] != "distribution"]
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert sorted(row[:2] for row in rows) == sorted(pins), "run scripts/dependencies.py"
+    unclear = {"", "not said", "not installed here"}
+    assert not [row for row in rows if row[2] in unclear or not row[3].strip()]
+
+
 def test_the_readme_reads_in_five_minutes():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
