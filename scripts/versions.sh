@@ -30,7 +30,7 @@ lowest() { # the resolver's answer for what setup.py names, printed
         "$python" -m venv "$folder/uv"
         "$folder/uv/bin/python" -m pip install --quiet uv
     }
-    names=$(grep -oE '^ +"[a-z0-9-]+[><=]' setup.py | tr -d ' "><=' | paste -sd '|')
+    names=$(grep -oE '"[a-z0-9-]+[><=]' setup.py | tr -d '"><=' | paste -sd '|')
     # For 3.12 fairseq-fixed has a wheel; its source tells what it needs only once it is built.
     "$folder/uv/bin/uv" pip compile --quiet --no-header --no-annotate setup.py \
         --resolution lowest-direct --python-version 3.12 \
