@@ -71,20 +71,17 @@ user_dir=$(plugin/bin/fairseq-mem user-dir)
 mkdir text
 for part in train valid; do
     for language in de en; do
-        printf 'a b c d\nb c d a\nc d a b\n' >"text/$part.$language"
+        for _ in {1..20}; do printf 'a b c d\nb c d a\nc d a b\n'; done >"text/$part.$language"
     done
 done
-PATH="$work/plugin/bin:$PATH"
-{
-    fairseq-preprocess --source-lang de --target-lang en --trainpref text/train \
-        --validpref text/valid --destdir data --workers 1
-    fairseq-train data --user-dir "$user_dir" --arch mem_transformer_small --memory-tokens 2 \
-        --optimizer adam --lr 0.001 --max-tokens 100 --max-update 2 --save-dir model --cpu
-    echo 'a b c d' | fairseq-mem translate model/checkpoint_last.pt --data data
-    fairseq-mem export model/checkpoint_last.pt data --out exported
-    echo 'a b c d' | "$work/serve/bin/python" -c '
-import sys
-from fairseq_mem_serve import load_translator
-print(load_translator("exported").translate(sys.stdin.read().splitlines()))'
-} >smoke.log 2>&1 || fail "the plugin does not work: $(tail -n 5 smoke.log)"
+PATH="$work/plugin/bin:$PATH" bash -euxo pipefail >smoke.log 2>&1 <<SH || fail "the plugin does not work: $(tail -n 5 smoke.log)"
+fairseq-preprocess --source-lang de --target-lang en --trainpref text/train \
+    --validpref text/valid --destdir data --workers 1
+fairseq-train data --user-dir "$user_dir" --arch mem_transformer_small --memory-tokens 2 \
+    --optimizer adam --lr 0.001 --max-tokens 100 --max-update 2 --save-dir model --cpu
+echo 'a b c d' | fairseq-mem translate model/checkpoint_last.pt --data data
+fairseq-mem export model/checkpoint_last.pt data --out exported
+"$work/serve/bin/python" -c 'from fairseq_mem_serve import load_translator
+print(load_translator("exported").translate(["a b c d"]))'
+SH
 say "done: $(cd "$out" && echo *)"
