@@ -13,7 +13,7 @@ IN_VENV = PATH="$(BIN):$$PATH" PYTHON="$(BIN)/python"
 # slow each other down. The tests of a file share their models, so a file stays in one process.
 PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
-.PHONY: help install quickstart test test-fast test-all soak format lint bench clean
+.PHONY: help install quickstart test test-fast test-all soak mutations format lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ test-all: lint ## everything, the slow tests too
 
 soak: install ## kills, damaged files, odd options, load: every seed of the trials (an hour)
 	$(IN_VENV) $(PYTEST) --soak tests/trials
+
+mutations: install ## plant mistakes, one at a time, and see whether the tests notice (an hour)
+	$(IN_VENV) python tests/mutations/run.py --jobs 2
 
 format: install ## mend what ruff and codespell can mend by themselves
 	$(IN_VENV) ruff check --fix --quiet || true
