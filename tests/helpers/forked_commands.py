@@ -113,7 +113,7 @@ def _begin(
         sys.stdout = sys.__stdout__ = _stream(1, "w", "strict")
         sys.stderr = sys.__stderr__ = _stream(2, "w", "backslashreplace")
         sys.argv = words
-        status = _status_of(program)
+        status = status_of(program)
         for stream in (sys.stdout, sys.stderr):  # as Python does at its end
             try:
                 if stream is not None:
@@ -134,7 +134,7 @@ def _stream(number: int, mode: str, errors: str):
     return open(number, mode, encoding="utf-8", errors=errors, closefd=False)
 
 
-def _status_of(program: Callable[[], object]) -> int:
+def status_of(program: Callable[[], object]) -> int:
     """The exit status of a console script."""
     try:
         done = program()

@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import torch._dynamo  # noqa: F401  (an optimizer would import it, in every fork)
 
 from helpers.dying import Moment, kill_session, members, step, tell
+from helpers.forked_commands import status_of
 
 __all__ = ["Ended", "Moment", "run", "some_moment", "step"]
 HANGS = 600  # seconds; on a busy machine all else may take its time
@@ -78,7 +78,7 @@ def _run(program: Callable[[], object], folder: Path, moment: Moment, counter: s
             sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
             logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
             tell(str(folder), counter, moment)
-            status = _status(program)
+            status = status_of(program)
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
@@ -92,17 +92,6 @@ def _run(program: Callable[[], object], folder: Path, moment: Moment, counter: s
         time.sleep(0.01)
     steps = int.from_bytes(Path(counter).read_bytes(), "little")
     return Ended(status, steps, time.monotonic() - began, said)
-
-
-def _status(program: Callable[[], object]) -> int:
-    try:
-        done = program()
-        return done if isinstance(done, int) and not isinstance(done, bool) else 0
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else bool(end.code)
-    except BaseException:
-        traceback.print_exc()
-        return 1
 
 
 def _read(reading: int, pid: int, began: float, seconds: float | None) -> str:
