@@ -71,14 +71,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow tier: give --run-slow"))
 
 
+def _loggers() -> list[logging.Logger]:
+    named = logging.root.manager.loggerDict.values()
+    return [logging.root, *(logger for logger in named if isinstance(logger, logging.Logger))]
+
+
 @pytest.fixture(autouse=True)
 def _fresh_state():
-    """Every test starts from one seed, hears warnings, and leaves the default dtype as it was."""
+    """Every test starts from one seed, hears messages, and leaves the default dtype as it was."""
     logging.disable(logging.NOTSET)  # the benchmarks silence fairseq's messages
+    levels = {logger: logger.level for logger in _loggers()}
     dtype = torch.get_default_dtype()
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(dtype)
+    for logger in _loggers():
+        logger.setLevel(levels.get(logger, logging.NOTSET))
 
 
 @pytest.fixture

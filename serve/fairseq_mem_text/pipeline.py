@@ -85,6 +85,7 @@ class TextPipeline:
                 with open(codes, encoding="utf-8-sig") as lines, contextlib.redirect_stderr(said):
                     self._bpe = BPE(lines, separator=BPE_MARK)
                 self._bpe.process_line("ab")  # a version that it does not know, it tells here
+                self._bpe.cache.clear()
                 merged = (left + right for left, right in self._bpe.bpe_codes)
                 longest = max((len(m.replace("</w>", "")) for m in merged), default=1)
                 if longest == 0:

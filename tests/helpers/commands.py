@@ -40,11 +40,11 @@ def run(command: str, *arguments: object, check: bool = True, stdin: str = "", *
     """Run a command of this environment; its output is captured.
 
     With ``check`` (the default) a failure shows what the command printed. A fork of a process that
-    has imported fairseq is the command, unless more than a folder and a time limit is asked for.
+    has imported fairseq is the command, if it is one of fairseq's or ours.
     """
     words = [str(Path(sys.executable).parent / command), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    forked = set(kwargs) <= {"cwd", "timeout"}
+    forked = command.startswith("fairseq-") and set(kwargs) <= {"cwd", "timeout"}
     try:
         if forked:
             done = starter().run(words, stdin, environment, **kwargs)
