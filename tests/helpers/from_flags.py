@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from fairseq import options, tasks
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 
 from fairseq_mem import UserError
 from fairseq_mem.command_line import check_arguments
@@ -51,10 +52,14 @@ def build(folder: Path, words: list[str], seed: int = 1) -> Built:
     parser = options.get_training_parser()
     # fairseq makes a configuration of hydra's of it, which takes longer than all else
     args = options.parse_args_and_arch(parser, input_args=[str(folder), *words])
+    config = MODEL_DATACLASS_REGISTRY.get(ARCH_MODEL_NAME_REGISTRY[args.arch])
+    for name, value in vars(config()).items() if config else ():  # as it does of what was not given
+        if not hasattr(args, name) and not str(value).startswith("${"):
+            setattr(args, name, value)
     torch.manual_seed(seed)
     task = tasks.setup_task(args)
     model = task.build_model(args)
-    criterion = task.build_criterion(Namespace(**vars(args), _name=args.criterion))
+    criterion = task.build_criterion(Namespace(**{**vars(args), "_name": args.criterion}))
     with torch.no_grad():  # biases, norms and sinks start at 0 and 1, where mistakes hide
         for parameter in model.parameters():
             if parameter.dim() == 1:
