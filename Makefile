@@ -10,8 +10,9 @@ export PYTHON VENV
 BIN = $$(cd "$(VENV)/bin" && pwd)
 IN_VENV = PATH="$(BIN):$$PATH" PYTHON="$(BIN)/python"
 # As many processes as there are cores, of one thread each: two of two threads on two cores would
-# slow each other down. The tests of a file share their models, so a file stays in one process.
-PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
+# slow each other down. The tests of a file share their models, so a file stays in one process; in
+# the order of their names the long ones do not come last.
+PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install quickstart test test-fast test-all soak mutations format lint bench clean
 
