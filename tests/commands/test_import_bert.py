@@ -283,6 +283,8 @@ def test_text_is_cut_as_transformers_does(transformers, bert):
         assert hub.bpe.encode(text).split() == expected
     assert hub.bpe.encode("[SEP]").split().count("[SEP]") == 0  # text is text
     assert hub.bpe.decode("ab ##cd e") == "abcd e"
+    begins = map(hub.bpe.is_beginning_of_word, ("ab", "##cd", "e"))
+    assert list(begins) == [True, False, True]
 
 
 @pytest.mark.slow

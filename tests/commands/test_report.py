@@ -62,6 +62,14 @@ def test_other_seeds_are_not_paired():
     assert difference({2: 1.0, 1: 3.0}, {1: 1.0, 2: 2.0}).kind == "paired"
 
 
+def test_seeds_are_paired_by_their_number():
+    """Whatever the order in which the runs were found."""
+    base = {1: 1.0, 2: 2.0, 3: 4.0}
+    found = difference({3: 4.5, 1: 1.25, 2: 2.25}, base)
+    expected = stats.ttest_rel([1.25, 2.25, 4.5], list(base.values())).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
 def test_one_seed_has_no_interval():
     found = difference({1: 2.0}, {1: 1.0})
     assert (found.value, found.low, found.kind) == (1.0, None, "")

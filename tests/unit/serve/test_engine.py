@@ -137,6 +137,15 @@ def test_text_cannot_write_memory():
     assert model.sources == [["<mem-0>", "a", "<unk>", "<unk>", "<unk>"]]
 
 
+def test_what_ended_first_is_kept():
+    """As in fairseq, where a better hypothesis that ends later comes too late."""
+    engine = CTranslate2Engine.__new__(CTranslate2Engine)  # nothing is cut, so no model is asked
+    end = "</s>"
+    late, first, second = Found(["a", "b", end], -1.0), Found(["c", end], -2), Found(["d", end], -3)
+    (kept,) = engine._with_end(Batch([["x"]], 5), [[late, second, first]], 2)
+    assert kept == [Found(["c"], -2), Found(["d"], -3)]
+
+
 def test_text_cannot_write_the_memory_of_an_export(translator_files):
     loaded = load_translator(translator_files.exported)._engine
     assert loaded._prefixed([["<dmem-0>", "<dmem-1>", "<mem-2>", "a"]])[0][-4:] == [
