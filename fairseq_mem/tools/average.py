@@ -141,7 +141,7 @@ def _mean(tensors: list[Tensor]) -> Tensor:
         return last.clone()
     total = torch.zeros_like(last, dtype=torch.float64)
     for tensor in tensors:
-        total += tensor
+        total += tensor.double()  # float8 has no sum of its own
     return (total / len(tensors)).to(last.dtype)
 
 

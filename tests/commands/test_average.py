@@ -90,6 +90,15 @@ def test_parameters_are_means_and_the_rest_is_the_last_ones(tmp_path, dtype):
     assert "last_optimizer_state" not in averaged
 
 
+def test_numbers_of_eight_bits(tmp_path):
+    """torch stores them and has no sums of them."""
+    sums = [torch.tensor([[number, 1.0]]).to(torch.float8_e5m2) for number in (1.0, 3.0)]
+    paths = [checkpoint(tmp_path / f"{n}.pt", n, more=value) for n, value in enumerate(sums)]
+    average(*paths, "--out", tmp_path / "mean.pt")
+    found = torch.load(tmp_path / "mean.pt", weights_only=False)["model"]["more"]
+    assert found.dtype is torch.float8_e5m2 and found.float().tolist() == [[2.0, 1.0]]
+
+
 def test_sums_do_not_overflow_in_half_precision(tmp_path):
     big = {"encoder.memory.weight": torch.full((2, 3), 60000.0, dtype=torch.float16)}
     paths = [checkpoint(tmp_path / f"{n}.pt", n, torch.float16, **big) for n in (1, 2)]
