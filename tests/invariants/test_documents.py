@@ -376,3 +376,11 @@ def test_what_is_in_front_of_a_window_is_read_without_gradient():
         (grad,) = torch.autograd.grad(begins[:, row].sum(), weight, retain_graph=True)
         assert bool(grad.any()) == bool(first)
     assert "before" not in Windows(pairs(), 3, 1, False, 2).collater([data[0]])
+
+
+@pytest.mark.parametrize(
+    ("lacks", "windows"),
+    [(0, [[0, 3], [3, 5]]), (1, [[0, 2], [2, 5]]), (2, [[0, 1], [1, 4], [4, 5]])],
+)
+def test_the_first_of_a_documents_windows_lacks_what_it_is_told(lacks, windows):
+    assert Documents([5]).windows(3, np.array([lacks])).tolist() == windows
