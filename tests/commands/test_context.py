@@ -1,6 +1,7 @@
 """``fairseq-mem context`` on a model that has learned what only its document says."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from helpers.trained_models import dictionary
 from fairseq_mem import UserError
 from fairseq_mem.streaming.documents import Documents
 from fairseq_mem.tools import cli
-from fairseq_mem.tools.context import others
+from fairseq_mem.tools.context import of_sentences, others
 
 pytestmark = pytest.mark.cli
 TASK = ["--task", "document_translation", "--memory-tokens", "2", "--memory-recurrence", "3"]
@@ -76,6 +77,18 @@ def test_what_cannot_be_known_without_the_document_is_learned(data, model, tmp_p
     assert found["1"]["differences"]["reset"] == [0, 0, 0]
     small = rows(data, model, tmp_path, "--max-tokens", "9")
     assert small["all"]["losses"] == pytest.approx(found["all"]["losses"], abs=1e-4)
+
+
+def test_padding_is_no_part_of_a_sentences_loss():
+    class Guesses:
+        def __call__(self):
+            return torch.zeros(2, 3, 8)
+
+        def get_normalized_probs(self, logits, log_probs):
+            return logits.log_softmax(-1)
+
+    found = of_sentences(Guesses(), {}, torch.tensor([[4, 5, 2], [4, 2, 1]]), pad=1)
+    assert found.tolist() == pytest.approx([3 * math.log(8), 2 * math.log(8)])
 
 
 def test_random_documents_are_others_at_the_same_place():
