@@ -61,19 +61,6 @@ EXPORTED: dict[str, list[damage.Damage]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> Path:
-    return spoilable.make(tmp_path_factory.mktemp("sound") / "place")
-
-
-@pytest.fixture
-def place(sound, tmp_path, monkeypatch) -> Path:
-    """A copy to damage, which is the working folder."""
-    copied = Path(shutil.copytree(sound, tmp_path / "place"))
-    monkeypatch.chdir(copied)
-    return copied
-
-
 def spoil(
     place: Path, name: str, kinds: list[damage.Damage], door: str, chance: random.Random
 ) -> str:

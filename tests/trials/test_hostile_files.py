@@ -7,7 +7,6 @@ of this process with limits on memory and time.
 import json
 import os
 import random
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -26,19 +25,6 @@ DOORS = [
     "translate", "score", "generate", "export", "average", "attention", "interactive", "validate",
     "train", "from_pretrained", "translate", "generate", "export", "lesion",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> Path:
-    return spoilable.make(tmp_path_factory.mktemp("sound") / "place")
-
-
-@pytest.fixture
-def place(sound, tmp_path, monkeypatch) -> Path:
-    """A copy to change, which is the working folder."""
-    copied = Path(shutil.copytree(sound, tmp_path / "place"))
-    monkeypatch.chdir(copied)
-    return copied
 
 
 def check(place: Path, door: str, about: object) -> None:

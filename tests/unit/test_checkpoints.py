@@ -2,11 +2,9 @@
 
 import argparse
 import contextlib
-import io
 import os
 import random
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +21,11 @@ from fairseq import checkpoint_utils, file_utils, models
 from fairseq.criterions.sentence_ranking import SentenceRankingCriterion
 from fairseq.data import EncodedFastaDataset
 from helpers import commands, trained_models
+from helpers.spoilable import fairseqs, ours
 from omegaconf import OmegaConf
 
 from fairseq_mem import MemTransformerModel, UserError, checkpoints
 from fairseq_mem.checkpoints import read_checkpoint
-from fairseq_mem.tools import cli
 
 # ---------------------------------------------------------------- damaged
 
@@ -157,22 +155,6 @@ def place(trained_once, tmp_path, monkeypatch) -> Path:
     (tmp_path / "input").write_text("s1 s2\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def fairseqs(module: Any, *words: str) -> Callable[[], object]:
-    """One of fairseq's commands, in this process."""
-
-    def call() -> object:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["fairseq", *words, "--cpu"])
-            patch.setattr(sys, "stdin", io.StringIO("s1 s2\n"))
-            return module.cli_main()
-
-    return call
-
-
-def ours(*words: str) -> Callable[[], object]:
-    return lambda: cli.main(words)
 
 
 PATH = ("--path", "model.pt", "--max-tokens", "500", *commands.EVERY_SENTENCE)
