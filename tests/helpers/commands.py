@@ -44,7 +44,7 @@ def run(command: str, *arguments: object, check: bool = True, stdin: str = "", *
     """
     words = [str(Path(sys.executable).parent / command), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    forked = command.startswith("fairseq-") and set(kwargs) <= {"cwd", "timeout"}
+    forked = str(command).startswith("fairseq-") and set(kwargs) <= {"cwd", "timeout"}
     try:
         if forked:
             done = starter().run(words, stdin, environment, **kwargs)
