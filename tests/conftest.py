@@ -80,6 +80,7 @@ def _loggers() -> list[logging.Logger]:
 def _fresh_state():
     """Every test starts from one seed, hears messages, and leaves the default dtype as it was."""
     logging.disable(logging.NOTSET)  # the benchmarks silence fairseq's messages
+    logging.getLogger("fairseq").setLevel(logging.NOTSET)  # and commands too, in modules' fixtures
     levels = {logger: logger.level for logger in _loggers()}
     dtype = torch.get_default_dtype()
     torch.manual_seed(0)
