@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from fairseq_mem_text.files import is_device
 from omegaconf import Node
 
 from .compat import With
@@ -48,7 +49,7 @@ def load(source: Path | IO[bytes], **options: Any) -> dict[str, Any]:
     """
     path = source if isinstance(source, Path) else Path(getattr(source, "name", "the checkpoint"))
     if isinstance(source, Path):
-        if source.exists() and not source.is_file() and not source.is_dir():
+        if is_device(source):
             raise UserError(f"{source} is no regular file; give a checkpoint")  # a FIFO would wait
         with source.open("rb") as file:
             is_archive = _check_sums(file, path)

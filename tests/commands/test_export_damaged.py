@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import ROOT
+from helpers.damage import fifo, flip, folder, missing
 
 pytest.importorskip("ctranslate2")
 
@@ -57,13 +58,6 @@ def cut(path: Path, chance: random.Random) -> None:
     path.write_bytes(data[: chance.randrange(len(data))])
 
 
-def flip(path: Path, chance: random.Random) -> None:
-    data = bytearray(path.read_bytes())
-    for _ in range(chance.choice([1, 1, 1, 8])):
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    path.write_bytes(data)
-
-
 def scramble(path: Path, chance: random.Random) -> None:
     path.write_bytes(chance.choice([b"", b"\0" * 9, b"\xff\xfe{}", chance.randbytes(300)]))
 
@@ -106,20 +100,6 @@ def version(path: Path, chance: random.Random) -> None:
 
 def empty_merges(path: Path, chance: random.Random) -> None:
     path.write_text("#version: 0.2\n</w> </w>\n")
-
-
-def missing(path: Path, chance: random.Random) -> None:
-    path.unlink()
-
-
-def fifo(path: Path, chance: random.Random) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def folder(path: Path, chance: random.Random) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def link(path: Path, chance: random.Random) -> None:

@@ -32,7 +32,6 @@ class Starter:
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="starter-")
         self.path = f"{self.folder.name}/socket"
-        self.imports = os.environ.get("PYTHONPATH", "")
         self.server = subprocess.Popen(
             [sys.executable, __file__, self.path],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
