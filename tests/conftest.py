@@ -51,16 +51,20 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """What a soak tried, for docs/reliability.md."""
     if not config.getoption("--soak"):
         return
-    tried, failed = Counter(), Counter()
+    tried, failed, killed = Counter(), Counter(), Counter()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
             if report.when == "call" and "[" in report.nodeid:
                 trial = report.nodeid.split("[")[0].replace("tests/trials/test_", "")
                 tried[trial] += 1
                 failed[trial] += outcome == "failed"
+                for what, kills in report.user_properties:
+                    killed[f"{trial}: {what}"] += kills
     terminalreporter.section("tries")
     for trial in sorted(tried):
         terminalreporter.write_line(f"{tried[trial]:6} tried {failed[trial]:4} failed  {trial}")
+    for what in sorted(killed):
+        terminalreporter.write_line(f"{killed[what]:6} killed  {what}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -57,9 +57,9 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def moments(chance: random.Random, whole: kills.Ended) -> list[kills.Moment]:
+def moments(chance: random.Random, whole: kills.Ended, count: int) -> list[kills.Moment]:
     """All die: a worker that is killed alone leaves fairseq's programs waiting for it."""
-    found = [kills.some_moment(chance, whole) for _ in range(chance.randint(1, 3))]
+    found = [kills.some_moment(chance, whole) for _ in range(count)]
     return [moment._replace(everyone=True, size=None) for moment in found]
 
 
@@ -71,12 +71,12 @@ def prepared(site, raw, tmp_path_factory) -> tuple[dict[str, bytes], kills.Ended
     return content(out), ended
 
 
-@pytest.mark.tries(sample=0, soak=12)
+@pytest.mark.tries(sample=0, soak=18)
 def test_preprocess(seed, site, raw, prepared, tmp_path, record_property):
     """Whenever the settings are there, which say that the data is, it is, and all of it."""
     chance, out, killed = random.Random(seed), tmp_path / "data", 0
     expected, lasted = prepared
-    for moment in moments(chance, lasted):
+    for moment in moments(chance, lasted, chance.randint(1, 3)):
         ended = kills.run(lambda: script(site, command(raw, out)), out, moment)
         assert ended.killed or ended.status == 0, ended.said
         killed += ended.killed
@@ -115,12 +115,12 @@ def quickly(site, raw, tmp_path_factory) -> tuple[dict[str, bytes], kills.Ended]
     return outcome(work), ended
 
 
-@pytest.mark.tries(sample=0, soak=3)
+@pytest.mark.tries(sample=0, soak=4)
 def test_quickstart(seed, site, raw, quickly, tmp_path, record_property):
     chance, work, killed = random.Random(seed), tmp_path / "work", 0
     expected, lasted = quickly
     shutil.copytree(raw, work / "raw")
-    for moment in moments(chance, lasted):
+    for moment in moments(chance, lasted, 8):
         ended = kills.run(lambda: quickstart(site, work), work, moment)
         assert ended.killed or ended.status == 0, ended.said
         killed += ended.killed
