@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from fairseq import options as fairseq_options
-from helpers.commands import ROOT
+from helpers.commands import ROOT, programs
 from helpers.random_models import build, sentences, shifted
 
 from fairseq_mem.tools import cli
@@ -200,7 +200,7 @@ def test_blocks_that_can_run_do(needs, language, code, trained_files, monkeypatc
         ["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True,
         env={
             **os.environ, "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": programs(),
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ MOST_BYTES = {DESCRIPTION: 1 << 24, "config.json": 1 << 20, "code": 1 << 28, "ta
 MOST_OTHER_BYTES = 1 << 30  # of vocabularies
 MOST_SHOWN = 60  # characters of a value in a message
 REMEDY = "export the model again"
+NOT_OURS = ("vmap.txt",)  # what the words of a source may become: CTranslate2 dies of an empty one
 
 _WORD = {"type": "string"}
 _WORDS = {"type": "array", "items": _WORD}
@@ -108,6 +109,8 @@ def check_files(folder: Path, description: dict[str, Any]) -> None:
     except OSError as error:
         raise ValueError(f"cannot read {folder}: {error.strerror}") from None
     for path in there:  # CTranslate2 opens some that we don't
+        if path.name in NOT_OURS:
+            raise ValueError(f"{path} is of no export, and CTranslate2 would read it; remove it")
         if path.suffix in (".bin", ".json", ".txt") and not path.name.startswith("."):
             check_size(path)
     needed = ["model.bin", "config.json", *(["code"] if description["bpe"] else [])]

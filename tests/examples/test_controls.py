@@ -5,7 +5,7 @@ import subprocess
 import sys
 from importlib import import_module
 
-from helpers.commands import ROOT
+from helpers.commands import ROOT, programs
 
 FOLDER = ROOT / "examples" / "controls"
 sys.path.insert(0, str(FOLDER))
@@ -45,7 +45,7 @@ def test_activations_are_gathered(tmp_path):
 
 def test_the_study_shows_its_commands():
     environment = {**os.environ, "DRY_RUN": "1", "VENV": "none"}
-    environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    environment["PATH"] = programs()
     done = subprocess.run(
         [FOLDER / "run.sh", "translation", "alignment"], capture_output=True, text=True,
         check=True, env=environment,

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 from fairseq_mem_text.errors import TextError
-from helpers.commands import ROOT
+from helpers.commands import ROOT, programs
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from fairseq_mem import MemRobertaModel
@@ -29,7 +29,7 @@ def glue():
 def script(name, *arguments, check=True, stdin=None, **variables):
     environment = {
         **os.environ, "GPUS": "0", "OMP_NUM_THREADS": "1",
-        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+        "PATH": programs(),
         **{key: str(value) for key, value in variables.items()},
     }  # fmt: skip
     done = subprocess.run(

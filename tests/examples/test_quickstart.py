@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fairseq_mem_text.files import sha256
-from helpers.commands import ROOT
+from helpers.commands import ROOT, python
 
 from examples.quickstart import bible, report
 
@@ -184,7 +184,7 @@ def test_table_counts_the_stages_that_ran(tmp_path):
 def quickstart(work: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [str(QUICKSTART / "run.sh")],
-        env={**os.environ, "VENV": "", "PYTHON": sys.executable, "WORK": str(work), **environment},
+        env={**os.environ, "VENV": "", "PYTHON": python(), "WORK": str(work), **environment},
         capture_output=True,
         text=True,
     )

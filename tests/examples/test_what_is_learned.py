@@ -5,10 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from helpers.commands import ROOT
+from helpers.commands import ROOT, programs
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +20,6 @@ def share(tmp_path_factory):
     decides: until ``wanted`` is reached, it is trained anew for twice as long, at most four times.
     """
     work = tmp_path_factory.mktemp("work")
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def run(example: str, *arguments: str, updates: int, wanted: float) -> float:
         for times in (1, 2, 4):
@@ -29,7 +27,7 @@ def share(tmp_path_factory):
                 [ROOT / f"examples/{example}/run.sh", *arguments],
                 capture_output=True, text=True, check=True,
                 env={
-                    **os.environ, "WORK": str(work / example), "VENV": "none", "PATH": programs,
+                    **os.environ, "WORK": str(work / example), "VENV": "none", "PATH": programs(),
                     "UPDATES": str(times * updates),
                 },
             )  # fmt: skip

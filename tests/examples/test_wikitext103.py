@@ -5,12 +5,11 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.commands import ROOT
+from helpers.commands import ROOT, programs
 
 from examples.wikitext103 import wiki
 
@@ -93,7 +92,7 @@ def test_articles_are_tokenised_and_split_whole(tmp_path):
 def script(name, *arguments, check=True, **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "VENV": "none", "WORKERS": "1"}
     environment |= {name: str(value) for name, value in variables.items()}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = programs()
     done = subprocess.run(
         [EXAMPLE / name, *map(str, arguments)], capture_output=True, text=True, env=environment
     )

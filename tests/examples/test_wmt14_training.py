@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import HANGS, ROOT, run
+from helpers.commands import HANGS, ROOT, programs, python, run
 from sacrebleu.metrics import BLEU
 
 EXAMPLE = ROOT / "examples" / "wmt14_de_en"
@@ -36,7 +36,7 @@ def data(tmp_path_factory) -> Path:
     subprocess.run(
         [ROOT / "preprocess.sh", "-s", "de", "-t", "en", "--out", work / "data-bin", "--bpe", "50",
          "--workers", "1", *splits],
-        check=True, capture_output=True, env={**os.environ, "PYTHON": sys.executable},
+        check=True, capture_output=True, env={**os.environ, "PYTHON": python()},
     )  # fmt: skip
     return work / "data-bin"
 
@@ -44,9 +44,8 @@ def data(tmp_path_factory) -> Path:
 def script(name: str, *arguments: object, check: bool = True, **variables: object):
     """Run a script of the example in this environment, on the CPU, with a tiny model."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GPUS": "0", "SIZE": "trial"}
+    environment |= {"VENV": "none", "PATH": programs()}
     environment |= {name: str(value) for name, value in variables.items()}
-    environment["VENV"] = "none"
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
         [EXAMPLE / name, *map(str, arguments)], capture_output=True, text=True, env=environment
     )
@@ -124,6 +123,7 @@ def test_torchrun_starts_the_recipes_own_command(data, tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     asked = {"DATA": data, "RUNS": tmp_path, "UPDATES": 2, "MAX_TOKENS": 300, "BATCH": 600}
+    asked["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # what torchrun starts
     launcher = "torchrun --standalone --nproc-per-node 2"
     shown = script("run.sh", "mem-2", 1, GPUS=2, LAUNCHER=launcher, DRY_RUN=1, **asked)
     words = [word for word in commands_of(shown)["torchrun"] if word != "--fp16"]
@@ -275,7 +275,7 @@ def test_a_signal_stops_all_cells_at_once(data, tmp_path):
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "GPUS": "0", "VENV": "none", "DATA": str(data),
         "RUNS": str(tmp_path / "runs"), "UPDATES": "400000",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": programs(),
     }  # fmt: skip
     table = [EXAMPLE / "table.sh", "--sizes", "trial", "--models", "mem-2", "--seeds", "1"]
     running = subprocess.Popen(

@@ -36,6 +36,18 @@ def starter() -> Starter:
     return Starter()
 
 
+def programs() -> str:
+    """PATH with such forks in front: for scripts, which begin many commands."""
+    return os.pathsep.join(
+        [str(starter().programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
+
+
+def python() -> str:
+    """PYTHON of the scripts that take one, likewise."""
+    return str(starter().programs / "python")
+
+
 def run(command: str, *arguments: object, check: bool = True, stdin: str = "", **kwargs):
     """Run a command of this environment; its output is captured.
 

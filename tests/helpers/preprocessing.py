@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.commands import ROOT
+from helpers.commands import ROOT, python
 
 SCRIPT = ROOT / "preprocess.sh"
 STAGES = [sys.executable, "-m", "fairseq_mem_text"]
@@ -67,7 +67,8 @@ def command(raw: Path, out: Path, *options: object) -> list[str]:
 
 
 def preprocess(raw: Path, out: Path, *options: object, **kwargs) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHON": sys.executable}
+    # a limit on the script is none of a fork's
+    environment = {**os.environ, "PYTHON": sys.executable if kwargs else python()}
     return subprocess.run(
         command(raw, out, *options), env=environment, capture_output=True, text=True, **kwargs
     )

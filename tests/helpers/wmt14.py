@@ -11,7 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from helpers.commands import ROOT
+from helpers.commands import ROOT, python
 from helpers.preprocessing import ENGLISH, GERMAN, sentences
 
 PREPARE = ROOT / "examples/wmt14_de_en/prepare.sh"
@@ -140,7 +140,7 @@ class World:
         self.know()
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SACREBLEU"},
-            "PYTHON": sys.executable, "VENV": "", "WORK": str(self.work), "MIRROR": self.mirror.url,
+            "PYTHON": python(), "VENV": "", "WORK": str(self.work), "MIRROR": self.mirror.url,
             "CHECKSUMS": str(self.checksums), "RETRIES": "1", "HOME": str(folder / "home"),
         }  # fmt: skip
         self.cache = folder / "home/.sacrebleu/wmt14/full"  # sacreBLEU's
@@ -167,7 +167,10 @@ class World:
 
     def prepare(self, *options: object, **kwargs) -> subprocess.CompletedProcess:
         words = [str(PREPARE), "--bpe", "100", "--workers", "2", *map(str, options)]
-        return subprocess.run(words, env=self.environment, capture_output=True, text=True, **kwargs)
+        environment = self.environment
+        if kwargs:  # a limit on the script is none of a fork's
+            environment = {**environment, "PYTHON": sys.executable}
+        return subprocess.run(words, env=environment, capture_output=True, text=True, **kwargs)
 
     def command(self, *options: object) -> list[str]:
         """prepare.sh's first step, as it shows it: it makes the raw text."""

@@ -57,6 +57,7 @@ def test_characters_are_composed_where_the_folder_says_so(folder):
             "lacks its memory, <mem-77",
         ),
         (lambda f: (f / "source_vocabulary.json").unlink(), ValueError, "lacks its source vocab"),
+        (lambda f: (f / "vmap.txt").write_text(""), ValueError, "vmap.txt is of no export"),
         (lambda f: describe(f, decoder_start_token="</s>"), ValueError, "different decoder_start"),
         (lambda f: describe(f, text_end="<e>"), ValueError, "lacks its memory, <e>"),
         (lambda f: describe(f, compute_type="int3"), ValueError, "cannot load .*int3"),
