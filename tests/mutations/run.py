@@ -3,9 +3,9 @@
     python tests/mutations/run.py [--only PATTERN] [--jobs N] [--write]
 
 works in copies in a temporary folder, never in the working tree. What is found is kept in
-``.cache/mutations.json`` with a checksum of the mistake, of the packages and of the tests that were
-asked, so that nothing is done twice and an interrupted run goes on. A test that notices is run
-without the mistake, too, at the end: it must pass.
+``.cache/mutations.json`` with a checksum of the mistake, of the file that it is in and of the tests
+that were asked, so that nothing is done twice and an interrupted run goes on. A test that notices
+is run without the mistake, too, at the end: it must pass.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from mistakes import HERE, ROOT, Mistake, read_mistakes
 RESULTS = ROOT / ".cache" / "mutations.json"
 README = HERE / "README.md"
 RESULT = "<!-- the result, by run.py --write -->\n"
-PACKAGES = ("fairseq_mem/", "serve/")
 MOST_SECONDS = 1800  # of one mistake's tests: it made them hang
 # What the tests import and no mistake is in: imported once, and the tests' process is a fork.
 PRELOADED = ("torch", "fairseq", "fairseq_cli.train", "fairseq.tasks.translation", "scipy.stats",
@@ -138,11 +137,17 @@ def files_of_the_tree() -> list[str]:
 def key_of(mistake: Mistake, files: list[str]) -> str:
     """A checksum of the mistake, and of the files that decide whether it is noticed.
 
-    These are the packages, the tests that are asked, and what of ``tests/helpers/`` they name.
+    These are the file that it is in, the tests that are asked, their fixtures, and what of
+    ``tests/helpers/`` they name; the rest of the packages may change whether it is noticed, but
+    seldom does.
     """
     asked = tuple(part.split("::")[0] for part in shlex.split(mistake.tests) if "/" in part)
-    waiting = [name for name in files if name.startswith((*PACKAGES, *asked))]
-    waiting += [name for name in files if name.endswith("conftest.py")]
+    waiting = [name for name in files if name == mistake.file or (asked and name.startswith(asked))]
+    waiting += [
+        str(fixtures)
+        for name in asked
+        if str(fixtures := Path(name).with_name("conftest.py")) in files
+    ]
     decisive: set[str] = set()
     while waiting:
         name = waiting.pop()
