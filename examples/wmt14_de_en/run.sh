@@ -40,6 +40,8 @@ again: it continues.
   START=FILE        train on from this checkpoint, for UPDATES more; goes into
                     RUNS/SIZE-extension/MODEL/seed-SEED (see extension.sh)
   TRAIN_FLAGS=...   more flags for fairseq-train
+  TASK=NAME         another task than translation, with options in TRAIN_FLAGS, and
+  NAME=, LABEL=     what the model then is called, for its folder and in the report
   DRY_RUN=1         show the commands only
   VENV=FOLDER       the environment of `make install` (default .venv)
 HELP
@@ -135,6 +137,10 @@ else
     fail "there is no model $model; see --help"
 fi
 
+task=${TASK:-translation} name=${NAME:-$model} label=${LABEL:-$label}
+group=$size${start:+-extension} # in the report: what is compared
+[ "$task" = translation ] || group=$size
+
 case $size in
 base)
     sizes=(
@@ -193,12 +199,15 @@ else # fairseq's own default is all that the machine has
 fi
 [ -z "${TRAIN_FLAGS:-}" ] || read -ra more <<<"$TRAIN_FLAGS"
 
-run=$runs/$size${start:+-extension}/$model/seed-$seed
+run=$runs/$group/$name/seed-$seed
 
+task_flags=() # translation is fairseq-train's default
+[ "$task" = translation ] || task_flags=(--task "$task")
 train=(
     "${launcher[@]}" "$program" "$data" --user-dir fairseq_mem
     # the model
     --arch "$arch" "${memory[@]}" "${sizes[@]}" "$share"
+    "${task_flags[@]}"
     # what is learned: fairseq's label-smoothed loss and Adam to rounding, computed faster
     --criterion label_smoothed_cross_entropy_fused --label-smoothing 0.1 --dropout "$dropout"
     --optimizer adam_fused --adam-betas '(0.9, 0.98)' --adam-eps 1e-9 --clip-norm 1
@@ -220,7 +229,7 @@ average_command=(fairseq-mem average "THE LAST $average CHECKPOINTS" --out "$run
 generate=(
     fairseq-generate "$data" --user-dir fairseq_mem --path "$run/model.pt" --gen-subset test
     --source-lang "$source_language" --target-lang "$target_language"
-    --beam 4 --lenpen 0.6 --max-len-a 1.2 --max-len-b 10
+    "${task_flags[@]}" --beam 4 --lenpen 0.6 --max-len-a 1.2 --max-len-b 10
     --max-tokens "$((max_tokens * 4))" --required-batch-size-multiple 1
     "${generate_device[@]}"
 )
@@ -228,7 +237,7 @@ generate=(
 [ "${TOKENIZER:-}" = none ] || generate+=(--tokenizer "${TOKENIZER:-moses}")
 [ "$gpus" -eq 0 ] || generate+=(--fp16)
 validate=( # --task: without it fairseq-validate doesn't know the data's options
-    fairseq-validate "$data" --user-dir fairseq_mem --path "$run/model.pt" --task translation
+    fairseq-validate "$data" --user-dir fairseq_mem --path "$run/model.pt" --task "$task"
     --source-lang "$source_language" --target-lang "$target_language"
     --max-tokens "$((max_tokens * 2))" --required-batch-size-multiple 1 --log-format simple
     --valid-subset "valid,test" "${generate_device[@]}"
@@ -250,7 +259,7 @@ stages+=(::: validate "${validate[@]}" ::: translate "${generate[@]}" ::: score 
 run_stages translation "$run" --updates "$updates" --average "$average" --devices "$devices" \
     --data "$data" --data-identity "$identity" --dictionaries "$data"/dict.*.txt \
     --reference "$reference" \
-    --settings model="$model" label="$label" size="$size${start:+-extension}" seed:="$seed" \
+    --settings model="$name" label="$label" size="$group" seed:="$seed" \
     data="$data_name" updates:="$updates" arch="$arch" memory_tokens:="$tokens" \
     tokens_per_update:="$((max_tokens * devices * accumulate))" \
     start="$start" train_flags="${TRAIN_FLAGS:-}" "${stages[@]}"

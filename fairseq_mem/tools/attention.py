@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_mem_text.arguments import positive
+from fairseq_mem_text.lines import never_ends
 
 from ..errors import UserError
 
@@ -77,10 +78,12 @@ def _each_line(path: Path, option: str) -> Iterator[str]:
     """The lines of a UTF-8 text, as `lines.read_lines` counts them, one at a time.
 
     Raises:
-        UserError: the file cannot be read, or is not UTF-8.
+        UserError: the file cannot be read, is not UTF-8, or is a device.
     """
     try:
         with path.open("rb") as file:
+            if never_ends(file):
+                raise UserError(f"{option} {path} is a device that never ends; give a text")
             for number, line in enumerate(file, 1):
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")

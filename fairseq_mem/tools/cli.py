@@ -157,5 +157,7 @@ def _run(argv: Sequence[str] | None) -> int:
         if isinstance(error, BrokenPipeError):
             raise
         raise UserError(str(error)) from error
+    except MemoryError:
+        raise UserError("there is not enough memory; give less at a time") from None
     except KeyboardInterrupt:
         raise UserError("stopped") from None

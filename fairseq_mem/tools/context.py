@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..streaming.documents import DocumentPairs, Documents
+from ..tasks.document_translation import DocumentTranslationTask
 from .documents import context_of, hands_on
 from .loading import load_split, load_translation_model
 
@@ -69,10 +70,13 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--max-tokens {args.max_tokens}: give a number above 0")
     model, _, task, data = load_translation_model(Path(args.model), Path(args.data))
     if not hands_on(model) and context_of(task) == 0:
-        raise UserError(
-            f"{args.model} carries nothing from sentence to sentence; give a model of --task "
-            "document_translation with --memory-recurrence or --context-sentences"
-        )
+        carries = f"{args.model} carries nothing from sentence to sentence"
+        if not isinstance(task, DocumentTranslationTask):
+            raise UserError(
+                f"{carries}; give a model of --task document_translation with --memory-recurrence "
+                "or --context-sentences, or without both for comparison"
+            )
+        print(f"fairseq-mem context: {carries}: its losses are the same thrice", file=sys.stderr)
     if torch.cuda.is_available() and not args.cpu:
         model.cuda()
     model.eval()

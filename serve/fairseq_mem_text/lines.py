@@ -6,6 +6,8 @@ stand inside a sentence. A byte order mark at the start of a file is none of its
 
 import contextlib
 import itertools
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,9 +25,12 @@ def read_lines(path: Path) -> list[str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8; says in which line.
+        ValueError: it is not UTF-8; says in which line. Or it is a device.
     """
-    text = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    with path.open("rb") as file:
+        if never_ends(file):
+            raise ValueError(f"{path} is a device that never ends; give a file of text")
+        text = file.read().removeprefix(BYTE_ORDER_MARK)
     texts = []
     for number, line in enumerate(text.removesuffix(b"\n").split(b"\n") if text else (), 1):
         try:
@@ -43,14 +48,23 @@ def opened(path: str) -> Iterator[BinaryIO]:
     """A text file, to be read as bytes.
 
     Raises:
-        TextError: it cannot be read.
+        TextError: it cannot be read, or is a device.
     """
     try:
         file = open(path, "rb")
     except OSError as error:
         raise TextError(f"cannot read {path}: {error.strerror}; check the prefix") from error
     with file:
+        if never_ends(file):
+            raise TextError(f"{path} is a device that never ends; give a file of text")
         yield file
+
+
+def never_ends(file: BinaryIO) -> bool:
+    """Whether it is a device such as /dev/zero: neither a terminal nor empty as /dev/null."""
+    if not stat.S_ISCHR(os.fstat(file.fileno()).st_mode) or file.isatty():
+        return False
+    return bool(file.read(1))
 
 
 def line_chunks(file: BinaryIO, lines: int = CHUNK_LINES) -> Iterator[list[bytes]]:

@@ -102,11 +102,18 @@ def test_random_documents_are_others_at_the_same_place():
     assert as_if[0] in documents.starts and as_if[1] - as_if[0] == 1
 
 
-def test_models_and_data_that_carry_nothing(data, model, tmp_path):
+def test_models_and_data_that_carry_nothing(data, model, tmp_path, capsys):
     sentence = train(data, tmp_path, "--source-lang", "de", "--target-lang", "en",
                      "--memory-tokens", "2", "--max-update", "1")  # fmt: skip
     with pytest.raises(UserError, match="carries nothing from sentence to sentence"):
         cli.main(["context", str(sentence), str(data), "--cpu"])
+    words = ["--task", "document_translation", "--source-lang", "de", "--target-lang", "en"]
+    fresh = train(data, tmp_path / "fresh", *words, "--memory-tokens", "2", "--max-update", "1")
+    cli.main(["context", str(fresh), str(data), "--cpu", "--out", str(tmp_path / "fresh.json")])
+    assert "carries nothing from sentence to sentence" in capsys.readouterr().err
+    for row in json.loads((tmp_path / "fresh.json").read_text())["rows"]:
+        assert row["losses"]["carried"] == row["losses"]["other"] > 0
+        assert row["differences"]["reset"] == [0, 0, 0]
     with pytest.raises(UserError, match="there is no split 'valid'"):
         cli.main(["context", str(model), str(data), "--cpu", "--split", "valid"])
     (data / "test.documents").rename(tmp_path / "away")

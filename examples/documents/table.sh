@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The models of documents that are missing, and their table. See --help.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: examples/documents/table.sh [--models MODEL ...] [--seeds SEED ...] [--sizes SIZE ...]
+                                   [--jobs N] [--out FOLDER]
+
+Runs run.sh for every model, seed and size that is not finished, then `fairseq-mem report`: BLEU, chrF
+and losses with their intervals, of all sentences.
+
+  --models   default: sentence fresh context-1 context-3 plain-4 gate-4 gate-4-before
+  --seeds    default: 1 2 3
+  --sizes    trial (default), iwslt
+  --jobs N   so many at a time (default 1), sharing this machine's GPUs or cores
+  --out      where the table goes (default RUNS/report)
+
+DATA, RUNS and the other variables of run.sh are passed on. Stop it at any point and run it again: it
+continues. A cell that fails is named at the end and doesn't stop the others.
+HELP
+}
+
+for word in "$@"; do
+    case $word in -h | --help) usage && exit ;; esac
+done
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+# shellcheck source=scripts/recipe.sh
+source "$root/scripts/recipe.sh"
+use_environment "${VENV:-$root/.venv}" fairseq-mem
+DATA=$(absolute_path "${DATA:-$here/work/verses/de-en}")
+RUNS=$(absolute_path "${RUNS:-$here/runs/$(basename "$(dirname "$DATA")")-$(basename "$DATA")}")
+export DATA RUNS
+exec python -m fairseq_mem.runs table --script "$here/run.sh" --runs "$RUNS" \
+    --default-models sentence fresh context-1 context-3 plain-4 gate-4 gate-4-before \
+    --default-seeds 1 2 3 --default-sizes trial -- "$@"
