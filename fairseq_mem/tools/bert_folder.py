@@ -210,6 +210,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             )
         )
     try:
+        if not _is_utf8(path):  # the library takes no other
+            return safetensors.load(path.read_bytes())
         return safetensors.load_file(path)
     except OSError:
         raise
@@ -217,6 +219,14 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} is damaged, or no safetensors ({first_line(error)}); fetch it again"
         ) from None
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Weights:

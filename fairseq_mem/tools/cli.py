@@ -9,6 +9,7 @@ the user can mend is raised as `UserError`.
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -117,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     What it printed has arrived then: Python would flush it while it exits, and fail with a page.
     """
     hold_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path is printed as it is, also if no UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         status = _run(argv)
         _flush_output()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq_mem_text.files import partial_name, read_json
 
 from ..errors import UserError
-from ..files import write_checkpoint, write_text, write_whole
+from ..files import write_checkpoint, write_text
 
 if TYPE_CHECKING:
     from .bert_folder import Bert
@@ -65,7 +65,8 @@ def main(args: argparse.Namespace) -> None:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     partial = partial_name(args.out)  # all of it, or nothing
     try:
-        write_whole(partial / NAME, lambda path: tokenizer.save(str(path)))
+        # not by its own `save`, whose errors have no class
+        write_text(partial / NAME, tokenizer.to_str(pretty=True))
         write_text(partial / DICTIONARY, "".join(f"{word} 1\n" for word in bert.words))
         write_text(partial / FLAGS, " ".join(flags) + "\n")
         _write_checkpoint(partial, bert, flags, args.pooler)

@@ -5,7 +5,10 @@ checked before CTranslate2, sacremoses or subword-nmt see it. CTranslate2 checks
 loads; so an export tells the SHA-256 of each of its files, and they are compared.
 """
 
+import contextlib
 import json
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ MOST_BYTES = {DESCRIPTION: 1 << 24, "config.json": 1 << 20, "code": 1 << 28, "ta
 MOST_OTHER_BYTES = 1 << 30  # of vocabularies
 MOST_SHOWN = 60  # characters of a value in a message
 REMEDY = "export the model again"
+BINARY_VERSION = 6  # of CTranslate2's files, which we can read
+EMBEDDINGS = {"source": "encoder/embeddings_0/weight", "target": "decoder/embeddings/weight"}
 NOT_OURS = ("vmap.txt",)  # what the words of a source may become: CTranslate2 dies of an empty one
 
 _WORD = {"type": "string"}
@@ -133,8 +138,38 @@ def check_files(folder: Path, description: dict[str, Any]) -> None:
             )
 
 
-def read_vocabulary(folder: Path, side: str) -> set[str]:
-    """Return the tokens of one side of the model in ``folder``.
+def embedded_words(folder: Path) -> dict[str, int]:
+    """Return how many words the model embeds on each side, as far as its file says it.
+
+    CTranslate2 does not compare them with the vocabulary, and reads beyond the table's end.
+    """
+    rows: dict[str, int] = {}
+    with contextlib.suppress(struct.error, IndexError), open(folder / "model.bin", "rb") as file:
+
+        def number(kind: str) -> int:
+            (value,) = struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))
+            return int(value)
+
+        def name() -> bytes:
+            return file.read(number("H"))[:-1]
+
+        if number("I") != BINARY_VERSION:
+            return {}
+        name(), number("I")  # of the kind of model, and its revision
+        for _ in range(number("I")):
+            variable = name().decode("utf-8", "replace")
+            shape = [number("I") for _ in range(number("B"))]
+            number("B")  # the type
+            file.seek(number("I"), os.SEEK_CUR)
+            rows[variable] = shape[0] if shape else 0
+        for _ in range(number("I")):
+            alias, variable = (name().decode("utf-8", "replace") for _ in range(2))
+            rows[alias] = rows.get(variable, 0)
+    return {side: rows[variable] for side, variable in EMBEDDINGS.items() if variable in rows}
+
+
+def read_vocabulary(folder: Path, side: str, count: int | None = None) -> set[str]:
+    """Return the tokens of one side of the model in ``folder``, which embeds ``count`` words.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -145,6 +180,11 @@ def read_vocabulary(folder: Path, side: str) -> set[str]:
             # a schema would take seconds
             if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
                 raise ValueError(f"{folder / name} is damaged: no list of words; {REMEDY}")
+            if count not in (None, len(words)):
+                raise ValueError(
+                    f"{folder / name} is damaged: {len(words):,} words, and the model has "
+                    f"{count:,}; {REMEDY}"
+                )
             missing = [word for word in ("</s>", "<unk>") if word not in words]
             if missing:
                 raise ValueError(f"{folder / name} is damaged: {missing[0]} is missing; {REMEDY}")

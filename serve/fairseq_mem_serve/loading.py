@@ -8,7 +8,7 @@ import ctranslate2
 from fairseq_mem_text.pipeline import TextPipeline
 
 from .engine import CTranslate2Engine
-from .folder import check_files, read_description, read_vocabulary
+from .folder import check_files, embedded_words, read_description, read_vocabulary
 from .protocol import END
 from .translator import Translator
 
@@ -37,7 +37,8 @@ def load_translator(
     folder = Path(folder)
     description = read_description(folder)
     check_files(folder, description)
-    vocabularies = [read_vocabulary(folder, side) for side in ("source", "target")]
+    words = embedded_words(folder)
+    vocabularies = [read_vocabulary(folder, side, words.get(side)) for side in ("source", "target")]
     try:
         model = ctranslate2.Translator(
             str(folder),

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from helpers.commands import ROOT
+from helpers.forked_commands import run
 from safetensors.torch import load_file, save_file
 
 from fairseq_mem import MemRobertaModel, UserError
@@ -102,6 +103,16 @@ def test_the_same_bytes_again_and_no_folder_of_ours(bert, tmp_path):
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
     assert vars(torch.load(out / "model.pt")["cfg"]["model"])["data"] == "."
+
+
+def test_a_folder_whose_name_is_no_utf8(bert, tmp_path):
+    """Which safetensors does not open, and which is told as it is."""
+    folder, out, _ = bert
+    odd = tmp_path / os.fsdecode(b"M\xfcller")
+    shutil.copytree(folder, odd)
+    ended = run(cli.main, ["fairseq-mem", "import-bert", odd, "--out", odd / "out"])
+    assert ended.status == 0 and b"M\xfcller/out/model.pt: 2 layers" in ended.output, ended.errors
+    assert (odd / "out/model.pt").read_bytes() == (out / "model.pt").read_bytes()
 
 
 def test_an_import_that_is_killed_is_not_mixed_with_an_earlier_one(bert, tmp_path, monkeypatch):

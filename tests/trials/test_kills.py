@@ -40,7 +40,7 @@ def checkpoints(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in folder.glob("checkpoint*.pt")}
 
 
-@pytest.mark.tries(sample=2, soak=15 * len(KINDS))
+@pytest.mark.tries(sample=2, soak=18 * len(KINDS))
 def test_training(seed, data, uninterrupted, tmp_path, record_property):
     """Resumed as fairseq does it, from its copy of the last checkpoint, or as our recipes do."""
     chance = random.Random(seed)

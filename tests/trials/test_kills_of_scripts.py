@@ -115,7 +115,7 @@ def quickly(site, raw, tmp_path_factory) -> tuple[dict[str, bytes], kills.Ended]
     return outcome(work), ended
 
 
-@pytest.mark.tries(sample=0, soak=4)
+@pytest.mark.tries(sample=0, soak=11)
 def test_quickstart(seed, site, raw, quickly, tmp_path, record_property):
     chance, work, killed = random.Random(seed), tmp_path / "work", 0
     expected, lasted = quickly

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fairseq_mem_text.files import is_device, replacing
+from fairseq_mem_text.lines import never_ends
 
 from ...errors import UserError
 
@@ -34,6 +35,8 @@ def opened(path: str | None) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(f"cannot read --input {path}: {error.strerror}") from error
     with file:
+        if never_ends(file):
+            raise UserError(f"--input {path} is a device that never ends; give a text")
         yield file
 
 

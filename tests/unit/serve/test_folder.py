@@ -43,6 +43,13 @@ def test_characters_are_composed_where_the_folder_says_so(folder):
     assert load_translator(folder).split("fu\u0308nf") == plain
 
 
+def other_words(folder, change):
+    """The vocabularies, and their sums if there are any."""
+    for path in folder.glob("*_vocabulary.json"):
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    describe(folder, sha256="gone")
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
@@ -57,6 +64,12 @@ def test_characters_are_composed_where_the_folder_says_so(folder):
             "lacks its memory, <mem-77",
         ),
         (lambda f: (f / "source_vocabulary.json").unlink(), ValueError, "lacks its source vocab"),
+        (
+            lambda f: other_words(f, lambda words: [*words, "more"]),
+            ValueError,
+            r"vocabulary.json is damaged: (\d+) words, and the model has \d+; export",
+        ),
+        (lambda f: other_words(f, lambda words: words[:-1]), ValueError, "the model has"),
         (lambda f: (f / "vmap.txt").write_text(""), ValueError, "vmap.txt is of no export"),
         (lambda f: describe(f, decoder_start_token="</s>"), ValueError, "different decoder_start"),
         (lambda f: describe(f, text_end="<e>"), ValueError, "lacks its memory, <e>"),
