@@ -11,6 +11,7 @@ from helpers.commands import run as run_command
 from helpers.trained_models import batch_of, dictionary, texts, train, write_test_set
 
 pytestmark = pytest.mark.cli
+TRAINING = ["--sizes", "small", "--lengths", "real", "--batch-tokens", "200"]
 
 
 def bench(tmp_path, *arguments, check=True):
@@ -25,9 +26,10 @@ def bench(tmp_path, *arguments, check=True):
     [
         (
             "training",
-            ["--sizes", "small", "--lengths", "real", "--batch-tokens", "200"],
+            [*TRAINING, "--contestants", "fairseq", "mem-10", "mem-bottleneck-20"],
             {"fairseq", "mem-10", "mem-bottleneck-20"},
         ),
+        pytest.param("training", TRAINING, {"fairseq", "mem-10"}, marks=pytest.mark.slow),
         ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
         ("language", ["--lengths", "30"], {"fairseq-lm", "mem-lm-10"}),
         ("length", ["--sizes", "small", "--lengths", "64", "128", "--modes", "inference"], set()),
