@@ -10,24 +10,15 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT, programs
 
+from examples.documents import texts
+
 FOLDER = ROOT / "examples" / "documents"
 PAGE = """<html><body><h1 id="hd_id1">{}</h1><p class="howto">Open</p>
 <div><p id="par_id2" class="x"><span>{}</span> <a href="a">{}</a>.</p></div>
 <p id="par_id3">=A1+B1</p><p id="par_id4">{}<br>{}</p><p id="par_id1">{}</p></body></html>"""
 
 
-@pytest.fixture(scope="module")
-def texts():
-    """The module that makes documents."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import texts as module
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
-
-
-def test_paragraphs_of_both_pages_are_paired_by_name(texts):
+def test_paragraphs_of_both_pages_are_paired_by_name():
     german = PAGE.format("Zeile", "Ändert die", "Höhe", "Eins", "zwei", "Nur deutsch &amp; hier")
     english = PAGE.format("Row", "Changes the", "height", "One", "two", "x").replace(
         '<p id="par_id1">x</p>', '<p id="par_id9">English alone</p>'
@@ -37,7 +28,7 @@ def test_paragraphs_of_both_pages_are_paired_by_name(texts):
     ]  # fmt: skip
 
 
-def test_what_is_held_out_is_not_in_training(texts, monkeypatch):
+def test_what_is_held_out_is_not_in_training(monkeypatch):
     monkeypatch.setattr(texts, "HELD_OUT", {"test": 1, "valid": 1})
     often, other = ("Enter", "Press"), ("anders", "other")
     documents = [
@@ -49,7 +40,7 @@ def test_what_is_held_out_is_not_in_training(texts, monkeypatch):
     assert splits["train"] == [[often], [often, other], [often, other], [other]]
 
 
-def test_documents_are_written_with_empty_lines_and_a_reference_without(texts, tmp_path):
+def test_documents_are_written_with_empty_lines_and_a_reference_without(tmp_path):
     splits = {
         "test": [[("a", "b"), ("c", "d")], [("e", "f")]],
         "valid": [],
@@ -88,7 +79,7 @@ def script(name: str, *arguments: object, check: bool = True, **variables: objec
 
 
 @pytest.fixture(scope="module")
-def data(texts, tmp_path_factory) -> Path:
+def data(tmp_path_factory) -> Path:
     """WORK/TEXT/SOURCE-TARGET of prepare.sh, of numbers."""
     words = "eins zwei drei vier fünf sechs".split(), "one two three four five six".split()
 
