@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.exports import LONGEST, edit, load, refusal
+from helpers.exports import BOTH, LONGEST, SHARED, edit, load, refusal
 from helpers.trained_models import dictionary, train
 
 from fairseq_mem import UserError
@@ -101,6 +101,13 @@ def test_merges_of_the_source_language(copy_of_small_model, tmp_path):
         (data / name).write_text(f"#version: 0.2\n{name} x\n", encoding="utf-8")
     exporter.export(data / "model.pt", data, tmp_path / "out")
     assert "code.de x" in (tmp_path / "out" / "code").read_text(encoding="utf-8")
+
+
+def test_the_longest_translation_is_the_decoders(tmp_path):
+    train(tmp_path, [*BOTH, *SHARED, "--max-target-positions", "20"])
+    exporter.export(tmp_path / "model.pt", tmp_path, tmp_path / "out")
+    about = json.loads((tmp_path / "out/fairseq_mem.json").read_text(encoding="utf-8"))
+    assert (about["max_source_tokens"], about["max_target_tokens"]) == (LONGEST, 20)
 
 
 def test_the_longest_source_and_translation(small_model, tmp_path):

@@ -195,6 +195,19 @@ def test_incremental_decoding_equals_the_whole_also_after_reordering(options):
     assert not torch.allclose(found[0], found[1])
 
 
+def test_incremental_decoding_masks_padding_as_the_whole_does():
+    """Without position codes, which fairseq counts differently behind padding."""
+    model = build_lm(no_token_positional_embeddings=True)
+    pad = dictionary().pad()
+    tokens = torch.tensor([[2, 5, 6, 7, 8], [2, 5, pad, 7, 8]])
+    state = {}
+    for length in range(1, 6):
+        whole = scores(model, tokens[:, :length])
+        found = normalized(model, model.decoder(tokens[:, :length], incremental_state=state)[0])
+        rows = tokens[:, length - 1].ne(pad)
+        torch.testing.assert_close(found[rows], whole[rows, -1:], **EXACT)
+
+
 # 4. Causality
 
 
