@@ -29,7 +29,7 @@ quickstart: install ## German-English from raw text to BLEU (at most 10 minutes)
 test: lint ## what must pass: lint, then all but the slow tests (about 20 minutes with installation)
 	$(IN_VENV) $(PYTEST)
 
-test-fast: install ## what to run at every save (under 2 minutes)
+test-fast: install ## the tests that start no commands (some minutes)
 	$(IN_VENV) $(PYTEST) -m "not slow and not cli"
 
 test-all: lint ## everything, the slow tests too
@@ -38,7 +38,7 @@ test-all: lint ## everything, the slow tests too
 soak: install ## kills, damaged files, odd options, load: every seed of the trials (an hour)
 	$(IN_VENV) $(PYTEST) --soak tests/trials
 
-mutations: install ## plant mistakes, one at a time, and see whether the tests notice (an hour)
+mutations: install ## plant mistakes, one at a time, and see whether the tests notice (half an hour)
 	$(IN_VENV) python tests/mutations/run.py --jobs 2
 
 format: install ## mend what ruff and codespell can mend by themselves
