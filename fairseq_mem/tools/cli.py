@@ -119,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     hold_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path is printed as it is, also if no UTF-8
-        sys.stdout.reconfigure(errors="surrogateescape")
+        with contextlib.suppress(OSError):  # a fork's stream, which was a file before it was a pipe
+            sys.stdout.reconfigure(errors="surrogateescape")
     try:
         status = _run(argv)
         _flush_output()
