@@ -63,7 +63,7 @@ setup(
         # As in serve/pyproject.toml: fairseq-mem-serve, the server.
         "http": [
             "prometheus-client>=0.20,<1",
-            "sentencex>=1.0.11,<2",
+            "sentencex>=1.0.14,<2",
             "starlette>=0.40,<2",
             "uvicorn>=0.30,<1",
         ],

@@ -13,13 +13,14 @@ if Path(sys.path[0]).resolve() == ROOT / "benchmarks":
 
 from fairseq_mem_text.arguments import positive  # noqa: E402
 
-ON_DEMAND = ("smoke", "waits", "memory", "together")  # for gpu.sh
+ON_DEMAND = ("compile", "smoke", "waits", "memory", "together")
 DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
 
 def suites() -> dict:
     """All suites. A new one is a file here and its name in this list."""
     from benchmarks import (
+        compiled,
         generation,
         language,
         length,
@@ -34,7 +35,7 @@ def suites() -> dict:
 
     modules = (
         *(training, generation, length, language, streams, profiles),
-        *(smoke, waits, memory, together),
+        *(compiled, smoke, waits, memory, together),
     )
     return {module.SUITE.name: module.SUITE for module in modules}
 

@@ -173,7 +173,8 @@ def _show(reader: "Reader", line: Line, args: argparse.Namespace) -> Path:
         f"The exact weights are in sentence-{number}.npz."
     )
     sentence.write_weights(path.with_suffix(".npz"), shown)
-    sentence.write_page(path, shown, f"Attention: {source[:80]}", texts, has_sink, foot)
+    title = source if len(source) <= 80 else f"{source[:79]}…"
+    sentence.write_page(path, shown, f"Attention: {title}", texts, has_sink, foot)
     if args.png:
         sentence.write_pictures(args.out / f"sentence-{number}", shown, every_head=True)
     return path

@@ -29,11 +29,24 @@ def bench(tmp_path, *arguments, check=True):
             [*TRAINING, "--contestants", "fairseq", "mem-10", "mem-bottleneck-20"],
             {"fairseq", "mem-10", "mem-bottleneck-20"},
         ),
-        pytest.param("training", TRAINING, {"fairseq", "mem-10"}, marks=pytest.mark.slow),
-        ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
-        ("language", ["--lengths", "30"], {"fairseq-lm", "mem-lm-10"}),
+        ("generation", ["--sizes", "small", "--contestants", "fairseq", "mem-10"], {"mem-10"}),
+        (
+            "streams",
+            ["--vocabulary", "200", "--contestants", "transformer_lm", "xl-mem-10*", "xl-cache"],
+            {"transformer_lm", "xl-cache"},
+        ),
+        ("language", ["--lengths", "30", "--contestants", "mem-lm-10"], {"mem-lm-10"}),
         ("length", ["--sizes", "small", "--lengths", "64", "128", "--modes", "inference"], set()),
-        ("streams", ["--sizes", "small", "--vocabulary", "200"], {"transformer_lm", "xl-cache"}),
+        *(
+            pytest.param(suite, arguments, contestants, marks=pytest.mark.slow)
+            for suite, arguments, contestants in (
+                ("training", TRAINING, {"fairseq", "mem-10"}),
+                ("compile", ["--batch-tokens", "200"], {"mem-10", "mem-10-compiled-model"}),
+                ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
+                ("language", ["--lengths", "30"], {"fairseq-lm", "mem-lm-10"}),
+                ("streams", ["--vocabulary", "200"], {"transformer_lm", "xl-cache"}),
+            )
+        ),
     ],
 )
 def test_a_suite_writes_its_table(tmp_path, suite, arguments, contestants):

@@ -68,6 +68,9 @@ def architectures():
 
 CASES = [pytest.param(arch, 1.0, 40, "--fp16", id=arch) for arch in SAMPLE]
 CASES += [pytest.param("mem_transformer", 1.0, 20, "--fp16 --memory-efficient-fp16", id="saving")]
+# At 2e-3 a model of masked words has all but learned its two batches by heart after 200 updates; with
+# memory at 10 times the default the last steps there are steep, and float32 itself, with weights
+# that differ in the sixth digit, is 2 % away from itself in between.
 CASES += [
     pytest.param(arch, std, 200, "--fp16", id=f"{arch}-{std}", marks=pytest.mark.slow)
     for arch in architectures()
@@ -77,7 +80,7 @@ CASES += [
 
 @pytest.mark.parametrize(("arch", "std", "updates", "half"), CASES)
 def test_training_in_half_precision_is_that_in_float32(benchmarks, arch, std, updates, half):
-    options = f"--memory-init-std {std}"
+    options = f"--memory-init-std {std}" + (" --lr 5e-4" if updates == 200 else "")
     exact = losses(build(benchmarks, arch, options), updates)
     made = build(benchmarks, arch, f"{options} {half}")
     assert next(made.trainer.model.parameters()).dtype == torch.half

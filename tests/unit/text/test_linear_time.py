@@ -39,7 +39,8 @@ def test_no_rule_of_moses_is_quadratic(language):
     rules = [
         *linear.LinearNormalizer(language).substitutions,
         tokenizer.DEDUPLICATE_SPACE, tokenizer.ASCII_JUNK, tokenizer.PAD_NOT_ISALNUM,
-        tokenizer.AGGRESSIVE_HYPHEN_SPLIT, (tokenizer.MULTIDOT_RUN, ""),
+        tokenizer.AGGRESSIVE_HYPHEN_SPLIT,
+        (getattr(tokenizer, "MULTIDOT_RUN", ""), ""),  # sacremoses 0.1.0 has none
         (tokenizer.MULTIDOT_MARKER, ""), tokenizer.COMMA_SEPARATE_1, tokenizer.COMMA_SEPARATE_2,
         tokenizer.COMMA_SEPARATE_3, *tokenizer.ENGLISH_SPECIFIC_APOSTROPHE,
         *tokenizer.FR_IT_SPECIFIC_APOSTROPHE, tokenizer.NON_SPECIFIC_APOSTROPHE,
