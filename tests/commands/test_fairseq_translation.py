@@ -65,16 +65,32 @@ def test_training_says_what_it_trains(model):
     assert "end of epoch 2" in log
 
 
-def test_a_fresh_process_gets_the_loss_that_training_reported(data, model):
-    log = (model / "log").read_text(encoding="utf-8")
-    trained = re.findall(r"valid \| epoch 002 .*?\| nll_loss ([\d.]+)", log)
+def assert_a_fresh_process_gets_the_same_loss(data, folder, epoch, log):
+    trained = re.findall(rf"valid \| epoch 00{epoch} .*?\| nll_loss ([\d.]+)", log)
     done = fairseq(
-        "validate", data, "--path", model / "checkpoint_last.pt", "--cpu", "--batch-size", "20",
+        "validate", data, "--path", folder / "checkpoint_last.pt", "--cpu", "--batch-size", "20",
         "--task", "translation", "--valid-subset", "valid", *EVERY_SENTENCE,
     )  # fmt: skip
     validated = re.findall(r"\| nll_loss ([\d.]+)", done.stdout + done.stderr)
     assert len(trained) == len(validated) == 1
     assert float(validated[0]) == pytest.approx(float(trained[0]), abs=2e-3)
+
+
+def test_a_fresh_process_gets_the_loss_that_training_reported(data, model):
+    log = (model / "log").read_text(encoding="utf-8")
+    assert_a_fresh_process_gets_the_same_loss(data, model, 2, log)
+
+
+def test_a_fresh_process_gets_the_loss_of_a_model_with_controls(data, tmp_path):
+    """A sink and static keys without memory, as they are compared with it."""
+    controls = ["--attention-sink", "--memory-static", "3", "--memory-tokens", "0"]
+    done = train(
+        data, tmp_path, *MEMORY, *controls, "--memory-decoder-tokens", "0", "--max-epoch", "1"
+    )
+    state = torch.load(tmp_path / "checkpoint_last.pt")["model"]
+    sinks = [value for name, value in state.items() if name.endswith(".controls.sink")]
+    assert len(sinks) == 6 and all(sink.abs().max() > 0 for sink in sinks)  # they were trained
+    assert_a_fresh_process_gets_the_same_loss(data, tmp_path, 1, done.stdout + done.stderr)
 
 
 def test_generation_does_not_depend_on_the_batch(data, model, translated):

@@ -30,6 +30,8 @@ VARIANTS = {
     "positions": dict(memory_positions=True),
     "segments": dict(memory_segments=2, memory_norm_epsilon=1e-12),
     "unread": dict(memory_unread=True, memory_head="memory"),
+    "controls": dict(attention_sink=True, memory_static=2),
+    "controls ctrl": dict(attention_sink=True, memory_static=2, memory_update="ctrl"),
     "unread ctrl": dict(memory_unread=True, memory_head="memory", memory_update="ctrl"),
 }
 every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())

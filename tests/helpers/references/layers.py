@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from helpers.references.attention import attend
+from helpers.references import attention, controls
+
+
+def attend(module, query: Tensor, key: Tensor, may_attend, drop=None) -> tuple[Tensor, Tensor]:
+    """One of our attention modules, with a sink and static keys if it has them."""
+    if getattr(module, "controls", None) is None:
+        return attention.attend(module, query, key, may_attend, drop)
+    assert drop is None
+    return controls.attend(module, query, key, may_attend)
 
 
 def feed_forward(layer, x: Tensor) -> Tensor:
