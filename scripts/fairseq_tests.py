@@ -228,8 +228,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         # Copied, so that fairseq is the one installed and not the checkout's.
-        shutil.copytree(args.checkout / "tests", folder / "tests", dirs_exist_ok=True)
-        shutil.copytree(args.checkout / "examples", folder / "examples", dirs_exist_ok=True)
+        for part in ("tests", "examples"):  # the examples have links to what is not there
+            shutil.copytree(args.checkout / part, folder / part, symlinks=True, dirs_exist_ok=True)
         with ThreadPoolExecutor() as pool:
             runs = pool.map(lambda run: run_in_a_process(run, folder, args.tests), RUNS)
             everything = dict(zip(RUNS, runs))
