@@ -59,7 +59,7 @@ class Translating:
         task.load_dataset(cfg.dataset.gen_subset, task_cfg=saved.task)
         data = task.dataset(cfg.dataset.gen_subset)
         samples = evenly(data, self.tokens, self.sentences)
-        return _search(cfg, task, models[0], samples, device, self.dtype, forced=False)
+        return search(cfg, task, models[0], samples, device, self.dtype, forced=False)
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class TranslatingUntrained:
         task = TranslationTask(cfg.task, words, words)
         model = build_model(self.model_flags, words, self.overrides)
         samples = self.batches.samples()
-        return _search(cfg, task, model, samples, device, self.dtype, forced=True)
+        return search(cfg, task, model, samples, device, self.dtype, forced=True)
 
 
-def _search(
+def search(
     cfg: Any, task: Any, model: Any, samples: list, device: str, dtype: str, forced: bool
 ) -> Callable[[], Work]:
     """What fairseq-generate does between loading and printing."""

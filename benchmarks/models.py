@@ -62,9 +62,9 @@ def build_model(flags: str, words: Dictionary, overrides: Mapping[str, Any] | No
     return TranslationTask(cfg.task, words, words).build_model(cfg.model)
 
 
-def build_trainer(flags: str, words: Dictionary) -> Trainer:
+def build_trainer(flags: str, words: Dictionary, data: str = "none") -> Trainer:
     """fairseq's own trainer: its ``train_step`` is the whole update."""
-    cfg = parse(flags)
+    cfg = parse(flags, data)
     # fairseq-train takes --bf16 for a wish for a TPU (it sets "tpu"); we mean a GPU
     cfg.common.tpu = False
     task = TASK_REGISTRY[cfg.task._name](cfg.task, words, words)

@@ -13,7 +13,7 @@ if Path(sys.path[0]).resolve() == ROOT / "benchmarks":
 
 from fairseq_mem_text.arguments import positive  # noqa: E402
 
-ON_DEMAND = ("compile", "smoke", "waits", "memory", "together")
+ON_DEMAND = ("documents", "compile", "smoke", "waits", "memory", "together")
 DTYPES = {"cpu": ("float32",), "cuda": ("fp16", "bf16", "float32")}
 
 
@@ -21,6 +21,7 @@ def suites() -> dict:
     """All suites. A new one is a file here and its name in this list."""
     from benchmarks import (
         compiled,
+        documents,
         generation,
         language,
         length,
@@ -35,7 +36,7 @@ def suites() -> dict:
 
     modules = (
         *(training, generation, length, language, streams, profiles),
-        *(compiled, smoke, waits, memory, together),
+        *(documents, compiled, smoke, waits, memory, together),
     )
     return {module.SUITE.name: module.SUITE for module in modules}
 

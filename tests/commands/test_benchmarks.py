@@ -35,6 +35,7 @@ def bench(tmp_path, *arguments, check=True):
             ["--vocabulary", "200", "--contestants", "transformer_lm", "xl-mem-10*", "xl-cache"],
             {"transformer_lm", "xl-cache"},
         ),
+        ("documents", ["--vocabulary", "200", "--contestants", "gate-4*"], {"gate-4"}),
         ("language", ["--lengths", "30", "--contestants", "mem-lm-10"], {"mem-lm-10"}),
         ("length", ["--sizes", "small", "--lengths", "64", "128", "--modes", "inference"], set()),
         *(
@@ -42,6 +43,7 @@ def bench(tmp_path, *arguments, check=True):
             for suite, arguments, contestants in (
                 ("training", TRAINING, {"fairseq", "mem-10"}),
                 ("compile", ["--batch-tokens", "200"], {"mem-10", "mem-10-compiled-model"}),
+                ("documents", ["--vocabulary", "200"], {"context-3", "plain-4"}),
                 ("generation", ["--sizes", "small"], {"fairseq", "mem-10"}),
                 ("language", ["--lengths", "30"], {"fairseq-lm", "mem-lm-10"}),
                 ("streams", ["--vocabulary", "200"], {"transformer_lm", "xl-cache"}),

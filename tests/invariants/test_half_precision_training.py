@@ -68,9 +68,9 @@ def architectures():
 
 CASES = [pytest.param(arch, 1.0, 40, "--fp16", id=arch) for arch in SAMPLE]
 CASES += [pytest.param("mem_transformer", 1.0, 20, "--fp16 --memory-efficient-fp16", id="saving")]
-# At 2e-3 a model of masked words has all but learned its two batches by heart after 200 updates; with
-# memory at 10 times the default the last steps there are steep, and float32 itself, with weights
-# that differ in the sixth digit, is 2 % away from itself in between.
+# At 2e-3 a model of masked words has all but learned its two batches by heart after 200 updates;
+# with memory at 10 times the default the last steps there are steep, and float32 itself, with
+# weights that differ in the sixth digit, is 2 % away from itself in between.
 CASES += [
     pytest.param(arch, std, 200, "--fp16", id=f"{arch}-{std}", marks=pytest.mark.slow)
     for arch in architectures()
