@@ -59,7 +59,10 @@ class Waits(TorchDispatchMode):
                 self.found["copy to the host"] += 1
                 return args[0]
             return func(*args, **kwargs)
-        if packet in INDEXED and any(t.dtype in (torch.bool, torch.uint8) for t in meta[1:]):
+        if packet in INDEXED and any(
+            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+            for index in tree_leaves(args[1])
+        ):
             self.found["indexing with a mask"] += 1
             return meta[0] if packet != aten.masked_select else meta[0].flatten()
         if any(t.device.type != "meta" and t.dim() > 0 for t in tensors):

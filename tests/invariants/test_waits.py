@@ -10,6 +10,8 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from helpers.random_models import build, dictionary
 from helpers.waiting import Waits
 
+from fairseq_mem.streaming.remembered import read_in_front
+
 BATCH, LENGTH, BEAM, LAYERS = 4, 6, 3, 2
 CODES = dict(memory_positions=True)
 KINDS = ("mem_transformer", "mem_transformer_lm")
@@ -92,6 +94,29 @@ def test_a_batch(training, answer, subtests):
             assert ours <= 2
 
 
+@pytest.mark.parametrize("carry", ["gate", "plain"])
+@pytest.mark.parametrize("before", [False, True])
+def test_windows_of_documents(carry, before):
+    """Memory that is handed on makes nobody wait, however many sentences a window has."""
+    options = dict(memory_recurrence=2, memory_carry=carry)
+    model = on_meta("mem_ctrl_transformer", **options).train()
+    task = SimpleNamespace(target_dictionary=dictionary())
+    criterion = CRITERION_REGISTRY["label_smoothed_cross_entropy_fused"](
+        task, sentence_avg=False, label_smoothing=0.1
+    )
+    sample = {"net_input": {**given(model), "steps": (2, 1, 1)}, "target": words(), "ntokens": 9}
+    stock = fairseqs(waits_of_a_batch, stock_of("mem_transformer"), True, True)
+    with Waits(answer=True) as waits:
+        if before:  # two windows, the second of which has a sentence more in front of it
+            rows = [torch.arange(n, device="meta") for n in (2, 1)]
+            read = [(row, words(len(row))) for row in rows]
+            sample["net_input"]["memory"] = {model.encoder: read_in_front(model.encoder, 2, read)}
+        criterion(model, sample)[0].backward()
+    assert waits.mixed == []
+    # one for every batch that is read in front: whether it has padding
+    assert waits.number <= 2 + 2 * before <= stock + 2 * before
+
+
 def waits_of_an_encoder(arch, training, answer, tokens=3):
     sizes = dict(encoder_layers=LAYERS, encoder_attention_heads=2, max_positions=64)
     model = build(arch, double=False, memory_tokens=tokens, **sizes).to("meta").train(training)
@@ -158,6 +183,7 @@ def test_waits_are_seen():
     x = torch.empty(3, 2, device="meta")
     with Waits() as waits:
         bool(x.any()), torch.equal(x, x), x.nonzero(), x.cpu(), x[x > 0], x.sum().item()
+        x[torch.zeros(3, dtype=torch.long, device="meta")] = x > 0  # this is no mask
     assert waits.number == 6
     with Waits() as waits:
         torch.nn.functional.embedding(torch.tensor([[1, 2]]), x)
