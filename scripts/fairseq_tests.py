@@ -1,7 +1,7 @@
 """Runs fairseq's own tests with our models in the place of fairseq's.
 
     git clone https://github.com/facebookresearch/fairseq
-    python scripts/fairseq_tests.py fairseq            compares, prints the table (20 minutes)
+    python scripts/fairseq_tests.py fairseq            compares, prints the table (10 minutes)
     python scripts/fairseq_tests.py fairseq --write    and puts it into docs/reference
 
 The tests are those of fairseq's main branch, which fairseq-fixed was made from. (Its source
