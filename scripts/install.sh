@@ -150,6 +150,19 @@ pip_install "4/4 fairseq-mem, development tools and matplotlib: 1 minute" \
 # Earlier versions were two distributions; the one above now holds what the other one brought.
 "$venv/bin/python" -m pip uninstall --yes fairseq-mem-serve >/dev/null 2>&1 || true
 
+# pip keeps the wheel that it compiles, and takes it in the next environment, whose numpy may be
+# another; fairseq then says "Please build Cython components" when it makes batches.
+loads() {
+    "$venv/bin/python" -c 'import fairseq.data.data_utils_fast, fairseq.data.token_block_utils_fast' \
+        >"$log" 2>&1
+}
+if ! loads; then
+    pip_install "fairseq-fixed once more, what pip had kept is for another numpy: 4 minutes" \
+        --no-build-isolation --no-cache-dir --force-reinstall --no-deps fairseq-fixed
+    loads || fail "fairseq-fixed is installed, but its compiled parts do not load:" \
+        "$(tail -n 1 "$log") (log: $log)"
+fi
+
 versions=$("$venv/bin/fairseq-mem" --version 2>"$log") ||
     fail "installed, but does not run: $(tail -n 1 "$log") (log: $log)"
 

@@ -76,13 +76,20 @@ def stand_in_for_pip(environment):
     """A pip that notes its arguments in calls.txt.
 
     It fails when one of them is the first line of fail.txt, with the second line as its message.
+    The compiled parts of the fairseq that it kept do not load as long as kept.txt is there.
     """
     package = site_packages(environment) / "pip"
     package.mkdir()
     (package / "__main__.py").write_text(
         """
-import pathlib, sys
+import pathlib, sys, sysconfig
 home = pathlib.Path(sys.prefix)
+parts = pathlib.Path(sysconfig.get_path("purelib"), "fairseq", "data")
+if "fairseq-fixed" in sys.argv:
+    parts.mkdir(parents=True, exist_ok=True)
+    broken = (home / "kept.txt").exists() and "--no-cache-dir" not in sys.argv
+    for name in ("data_utils_fast.py", "token_block_utils_fast.py"):
+        (parts / name).write_text("raise ImportError('of another numpy')" if broken else "")
 if "install" in sys.argv:
     with open(home / "calls.txt", "a") as calls:
         print(*sys.argv[1:], file=calls)
@@ -227,6 +234,27 @@ def test_interrupted_installation_is_finished(environment, checkout):
     status, last, _ = make_install(checkout, VENV=environment)
     assert (status, last.split(":")[1]) == (0, " done")
     assert len(calls.read_text().splitlines()) == before + 3
+
+
+def test_a_kept_wheel_for_another_numpy_is_made_anew(environment, checkout):
+    """pip keeps what it compiled, in an environment with an older numpy for one."""
+    calls = stand_in_for_pip(environment)
+    (environment / "kept.txt").touch()
+    status, last, everything = make_install(checkout, VENV=environment)
+    assert (status, last.split(":")[1]) == (0, " done")
+    assert "fairseq-fixed once more" in everything
+    assert "--no-cache-dir" in calls.read_text().splitlines()[3]
+
+    (environment / ".installed").unlink()
+    site_packages(environment).joinpath("pip", "__main__.py").write_text("")  # does nothing
+    for path in site_packages(environment).glob("fairseq/data/*.py"):
+        path.write_text("raise ImportError('of another numpy')")
+    status, last, _ = make_install(checkout, VENV=environment)
+    assert status != 0 and not (environment / ".installed").exists()
+    assert last == (
+        "error: fairseq-fixed is installed, but its compiled parts do not load: "
+        f"ImportError: of another numpy (log: {environment}/install.log)"
+    )
 
 
 @pytest.mark.parametrize(
