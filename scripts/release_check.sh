@@ -61,7 +61,9 @@ say "4/4 fairseq-mem in an empty environment: a model is built, scores and train
 environment plugin
 constraints=$work/checkout/constraints.txt
 install plugin --constraint "$constraints" torch numpy cython setuptools wheel
-CUDA_HOME='' install plugin --constraint "$constraints" --no-build-isolation fairseq-fixed
+# What pip keeps of it may be compiled for another numpy (scripts/install.sh).
+CUDA_HOME='' install plugin --constraint "$constraints" --no-build-isolation --no-cache-dir \
+    fairseq-fixed
 install plugin --constraint "$constraints" "$(echo "$out"/fairseq_mem-*.whl)[http]"
 plugin/bin/python -m pip check
 plugin/bin/fairseq-mem --version
