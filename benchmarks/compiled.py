@@ -14,6 +14,7 @@ from .contestants import RECOMMENDED, SIZES, STOCK, USUAL, chosen, memory_flags
 from .measure import Work, Workload, interleave
 from .report import Report
 from .suite import Suite
+from .training import updates
 
 UNIT = "target tokens"
 MODELS = {STOCK: "--arch transformer", "mem-10": f"{memory_flags('shared', 10)} {RECOMMENDED}"}
@@ -49,11 +50,12 @@ class Compiled:
         elif self.part:
             for layer in (*model.encoder.layers, *model.decoder.layers):
                 layer.compile(dynamic=True)
-        step = trainer.train_step if self.training else trainer.valid_step
+        if self.training:
+            return updates(trainer, samples)
 
         def run() -> Work:
             for sample in samples:
-                step([sample] if self.training else sample)
+                trainer.valid_step(sample)
             return Work(sum(sample["ntokens"] for sample in samples))
 
         return run

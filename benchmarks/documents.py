@@ -19,6 +19,7 @@ from .contestants import RECOMMENDED, SIZES, USUAL, chosen, memory_flags
 from .measure import Work, Workload, interleave
 from .report import Report
 from .suite import Suite
+from .training import updates
 
 MEMORY = memory_flags("shared", 10)
 RECURRENT = f"{MEMORY} --memory-recurrence 4"
@@ -79,14 +80,7 @@ class Training:
             )
             trainer = build_trainer(flags, words, folder)
             batches = trainer.get_train_iterator(epoch=1).next_epoch_itr(shuffle=True)
-            samples = list(islice(batches, self.batches))
-
-        def run() -> Work:
-            for sample in samples:
-                trainer.train_step([sample])
-            return Work(sum(sample["ntokens"] for sample in samples))
-
-        return run
+            return updates(trainer, list(islice(batches, self.batches)))
 
 
 @dataclass(frozen=True)

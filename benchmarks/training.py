@@ -21,6 +21,17 @@ REFERENCES = (STOCK, X_TRANSFORMERS)
 TOGETHER = 4  # contestants beside them; each is a process with a model of its own
 
 
+def updates(trainer: Any, samples: list[dict[str, Any]]) -> Callable[[], Work]:
+    """Make what takes an update on each of the batches."""
+
+    def run() -> Work:
+        for sample in samples:
+            trainer.train_step([sample])
+        return Work(sum(sample["ntokens"] for sample in samples))
+
+    return run
+
+
 @dataclass(frozen=True)
 class FairseqTraining:
     """fairseq's trainer over the batches: forward, backward, clipping, update."""
@@ -34,14 +45,7 @@ class FairseqTraining:
         from .models import build_trainer
 
         trainer = build_trainer(self.flags, self.batches.dictionary())
-        samples = self.batches.samples()
-
-        def run() -> Work:
-            for sample in samples:
-                trainer.train_step([sample])
-            return Work(sum(sample["ntokens"] for sample in samples))
-
-        return run
+        return updates(trainer, self.batches.samples())
 
 
 @dataclass(frozen=True)
