@@ -62,8 +62,10 @@ environment plugin
 constraints=$work/checkout/constraints.txt
 install plugin --constraint "$constraints" torch numpy cython setuptools wheel
 # What pip keeps of it may be compiled for another numpy (scripts/install.sh).
-CUDA_HOME='' install plugin --constraint "$constraints" --no-build-isolation --no-cache-dir \
-    fairseq-fixed
+(
+    unset CUDA_HOME # as there: set to nothing it would still ask for CUDA's kernels
+    install plugin --constraint "$constraints" --no-build-isolation --no-cache-dir fairseq-fixed
+)
 install plugin --constraint "$constraints" "$(echo "$out"/fairseq_mem-*.whl)[http]"
 plugin/bin/python -m pip check
 plugin/bin/fairseq-mem --version
