@@ -323,7 +323,8 @@ def _cell(
         detail = samples[0].detail
         outputs = detail["hypotheses"]
         columns[name] = {"tokens per sentence": sum(map(len, outputs.values())) / len(outputs)}
-        columns[name] |= {key: detail[key] for key in ("threads", "model MB") if key in detail}
+        told = ("threads", "model MB", "first step, ms")
+        columns[name] |= {key: detail[key] for key in told if key in detail}
         workload = workloads[name]
         if isinstance(workload, Translating | TranslatingExported):
             twin = first_of.setdefault(workload.path, outputs)
