@@ -145,7 +145,7 @@ def run(options: Namespace, report: Report) -> None:
                     Training(flags, options.vocabulary, tokens, options.batches)
                     if mode == "training"
                     else Translating(
-                        flags, options.vocabulary, tokens, 40 if options.quick else 1000,
+                        flags, options.vocabulary, tokens, 40 if options.quick else 400,
                         options.dtype,
                     )
                 )  # fmt: skip
