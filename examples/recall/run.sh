@@ -20,6 +20,7 @@ A few minutes on two cores; a second run does nothing twice.
   WORK=FOLDER     everything made here (default examples/recall/work)
   UPDATES=N       length of the training (default 3000)
   SEED=N          default 1
+  DOTS=N          ask over so many words in between instead of 24, further than in training, say
   VENV=FOLDER     the environment of `make install` (default .venv)
 HELP
 }
@@ -47,6 +48,8 @@ esac
 use_cpu
 updates=${UPDATES:-3000}
 seed=${SEED:-1}
+dots=${DOTS:-24}
+positive_number "DOTS=" "$dots"
 [ ! -d "$venv/bin" ] || PATH="$(cd "$venv/bin" && pwd):$PATH"
 command -v fairseq-train >/dev/null || {
     echo "recall: fairseq-train is not there; run 'make install' first" >&2
@@ -94,17 +97,29 @@ if [ ! -e "$run/trained" ]; then
     }
     touch "$run/trained"
 fi
-if [ ! -e "$run/test.txt" ]; then
+data=$work/data-bin answers=$run/test.txt
+if [ "$dots" -ne 24 ]; then # the same test lines with other gaps
+    data=$work/dots-$dots answers=$run/test-$dots.txt
+    if [ ! -e "$data/done" ]; then
+        printf -v between ' .%.0s' $(seq "$dots")
+        sed -E "s/^(keep . .)( \.)+ /\1$between /" "$work/text/test" >"$work/text/test-$dots"
+        rm -rf "$data"
+        fairseq-preprocess --only-source --testpref "$work/text/test-$dots" \
+            --srcdict "$work/data-bin/dict.txt" --destdir "$data" >"$work/preprocess-$dots.log" 2>&1
+        touch "$data/done"
+    fi
+fi
+if [ ! -e "$answers" ]; then
     evaluate=(
-        fairseq-eval-lm "$work/data-bin" --user-dir fairseq_mem
+        fairseq-eval-lm "$data" --user-dir fairseq_mem
         --task streaming_language_modeling --path "$run/checkpoint_last.pt"
         --gen-subset test --output-word-probs --cpu
     )
     echo "+ ${evaluate[*]}"
-    "${evaluate[@]}" >"$run/test.partial" 2>&1 || {
-        tail -n 3 "$run/test.partial" >&2
+    "${evaluate[@]}" >"$answers.partial" 2>&1 || {
+        tail -n 3 "$answers.partial" >&2
         exit 1
     }
-    mv "$run/test.partial" "$run/test.txt"
+    mv "$answers.partial" "$answers"
 fi
-python examples/recall/score.py "$model" <"$run/test.txt"
+python examples/recall/score.py "$model" <"$answers"

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
 from importlib import import_module
 
 import pytest
-from helpers.commands import ROOT
+from helpers.commands import ROOT, programs
 
 FOLDER = ROOT / "examples" / "algorithmic"
 sys.path.insert(0, str(FOLDER))
@@ -69,6 +70,32 @@ def test_files_are_written(tmp_path):
     tasks.write("sort-segments", tmp_path / "segments")
     line = (tmp_path / "segments" / "long").read_text().splitlines()[0].split()
     assert line[line.index("=") + 1 :] == sorted(line[: line.index("=")])
+
+
+@pytest.mark.cli
+def test_recall_over_more_words_than_in_training(tmp_path):
+    """The same lines with other gaps; asked of a model that is there."""
+
+    def recall(**settings):
+        where = {"WORK": str(tmp_path), "VENV": "none", "PATH": programs(), "UPDATES": "1"}
+        return subprocess.run(
+            [ROOT / "examples/recall/run.sh", "gate"], env=os.environ | where | settings,
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    refused = recall(DOTS="none")
+    assert refused.returncode != 0 and "DOTS=none: give a whole number above 0" in refused.stderr
+    done = recall(DOTS="30")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "of 1000 symbols recalled" in done.stdout and (tmp_path / "gate-1-1/test-30.txt").exists()
+    )
+    there, made = (
+        (tmp_path / "text" / name).read_text().splitlines() for name in ("test", "test-30")
+    )
+    assert len(there) == len(made) == 500
+    for line, longer in zip(there, made):
+        assert longer == line.replace(" ." * 24, " ." * 30) != line
 
 
 def test_answers_are_scored():
