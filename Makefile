@@ -26,7 +26,7 @@ install: ## make the environment with the tested versions (about 5 minutes; then
 quickstart: install ## German-English from raw text to BLEU (at most 10 minutes)
 	@$(IN_VENV) examples/quickstart/run.sh
 
-test: lint ## what must pass: lint, then all but the slow tests (about 20 minutes with installation)
+test: lint ## what must pass: lint, then all but the slow tests (10 to 20 minutes with installation)
 	$(IN_VENV) $(PYTEST)
 
 test-fast: install ## the tests that start no commands (some minutes)
