@@ -1,7 +1,7 @@
 """Suite: what it costs to carry memory through documents, in training and in beam search.
 
 Random words in sentences of recorded lengths, 20 to a document, through the task
-``document_translation``: all contestants see the same batches.
+``document_translation``, in batches of as many tokens; sentences in front of a source count.
 """
 
 import tempfile
@@ -16,6 +16,7 @@ import torch
 
 from .batches import REAL_LENGTHS, collate, dictionary
 from .contestants import RECOMMENDED, SIZES, USUAL, chosen, memory_flags
+from .generation import SEARCH, search
 from .measure import Work, Workload, interleave
 from .report import Report
 from .suite import Suite
@@ -32,12 +33,12 @@ CONTESTANTS = {
     "gate-4": RECURRENT,
     "gate-4-before": f"{RECURRENT} --read-before 8",
 }
+TASK = "--task document_translation --source-lang de --target-lang en"
 WINDOW, DOCUMENT = 4, 20  # sentences
-SEARCH = "--max-len-a 1.2 --max-len-b 10 --required-batch-size-multiple 1"
 
 
-def write(folder: Path, words: int, sentences: int) -> Any:
-    """Binarise random sentences for training and test; returns the dictionary of both sides."""
+def write(folder: Path, split: str, words: int, sentences: int) -> None:
+    """Binarise a split of random sentences, and the dictionaries."""
     from fairseq.data import indexed_dataset
 
     made = dictionary(words)
@@ -46,7 +47,7 @@ def write(folder: Path, words: int, sentences: int) -> Any:
     lengths = [REAL_LENGTHS[number % len(REAL_LENGTHS)] for number in order]
     for side, language in enumerate(("de", "en")):
         made.save(str(folder / f"dict.{language}.txt"))
-        path = str(folder / f"train.de-en.{language}")
+        path = str(folder / f"{split}.de-en.{language}")
         builder = indexed_dataset.make_builder(f"{path}.bin", "mmap", vocab_size=words)
         for pair in lengths:
             line = torch.randint(made.nspecial, words, (pair[side],), generator=numbers)
@@ -54,8 +55,7 @@ def write(folder: Path, words: int, sentences: int) -> Any:
             builder.add_item(line)
         builder.finalize(f"{path}.idx")
     names = "".join(f"{number // DOCUMENT}\n" for number in range(sentences))
-    (folder / "train.documents").write_text(names, encoding="utf-8")
-    return made
+    (folder / f"{split}.documents").write_text(names, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,22 @@ class Training:
     """fairseq's trainer takes whole updates; the batches are of windows of 4 sentences."""
 
     flags: str
+    data: str
     words: int
     tokens: int
     batches: int
     counts_model: bool = True
 
     def start(self, device: str) -> Callable[[], Work]:
-        """Write the text; build model, optimizer and batches."""
+        """Build model, optimizer and batches."""
         from .models import build_trainer
 
-        with tempfile.TemporaryDirectory() as folder:
-            words = write(Path(folder), self.words, 4000)
-            flags = (
-                f"{self.flags} --source-lang de --target-lang en --max-tokens {self.tokens} "
-                f"--num-workers 0 --window-sentences {WINDOW}"
-            )
-            trainer = build_trainer(flags, words, folder)
-            batches = trainer.get_train_iterator(epoch=1).next_epoch_itr(shuffle=True)
-            return updates(trainer, list(islice(batches, self.batches)))
+        flags = (
+            f"{self.flags} --max-tokens {self.tokens} --num-workers 0 --window-sentences {WINDOW}"
+        )
+        trainer = build_trainer(flags, dictionary(self.words), self.data)
+        batches = trainer.get_train_iterator(epoch=1).next_epoch_itr(shuffle=True)
+        return updates(trainer, list(islice(batches, self.batches)))
 
 
 @dataclass(frozen=True)
@@ -91,33 +89,28 @@ class Translating:
     """
 
     flags: str
-    words: int
+    data: str
     tokens: int
-    sentences: int
     dtype: str
     counts_model: bool = True
 
     def start(self, device: str) -> Callable[[], Work]:
-        """Write the text; build model and batches."""
-        from fairseq.tasks import TASK_REGISTRY
+        """Build model and batches."""
+        from fairseq import tasks
 
-        from .generation import search
         from .models import parse, parse_generation
 
-        folder = tempfile.TemporaryDirectory()  # as long as the round needs it
-        words = write(Path(folder.name), self.words, self.sentences)
-        languages = "--task document_translation --source-lang de --target-lang en"
-        cfg = parse(f"{self.flags} {languages}", folder.name)
-        task: Any = TASK_REGISTRY["document_translation"](cfg.task, words, words)
+        cfg = parse(self.flags, self.data)
+        task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model)
-        task.load_dataset("train")
-        samples = collate(task.dataset("train"), self.tokens, self.sentences)
-        how = parse_generation(f"{SEARCH} --beam 4 {languages}", folder.name)
+        task.load_dataset("test")
+        data = task.dataset("test")
+        how = parse_generation(f"{SEARCH} --beam 4 {TASK}", self.data)
+        samples = collate(data, self.tokens, len(data))
         translate = search(how, task, model, samples, device, self.dtype, forced=True)
 
         def run() -> Work:
-            assert folder
-            task.load_dataset("train")  # nothing is remembered of the round before
+            task.load_dataset("test")  # nothing is remembered of the round before
             return translate()
 
         return run
@@ -132,29 +125,33 @@ def run(options: Namespace, report: Report) -> None:
     from .models import device_flags
 
     where = device_flags(options.device, options.dtype)
-    task = "--task document_translation"
-    tokens = options.batch_tokens or (500 if options.quick else 3000)
-    for size in options.sizes or ["small"]:
-        for mode in ("training", "beam search"):
-            found: dict[str, Workload] = {}
-            for name, own in CONTESTANTS.items():
-                if mode != "training" and "--read-before" in own:  # of training alone
-                    continue
-                flags = f"{USUAL} {RECOMMENDED} {SIZES[size].flags} {where} {own} {task}"
-                found[name] = (
-                    Training(flags, options.vocabulary, tokens, options.batches)
-                    if mode == "training"
-                    else Translating(
-                        flags, options.vocabulary, tokens, 40 if options.quick else 400,
-                        options.dtype,
-                    )
+    words, tokens = options.vocabulary, options.batch_tokens or (500 if options.quick else 3000)
+    with tempfile.TemporaryDirectory() as data:
+        write(Path(data), "train", words, 4000)
+        write(Path(data), "test", words, 40 if options.quick else 400)
+        for size in options.sizes or ["small"]:
+            flags = {
+                name: f"{USUAL} {RECOMMENDED} {SIZES[size].flags} {where} {own} {TASK}"
+                for name, own in CONTESTANTS.items()
+            }
+            training: dict[str, Workload] = {
+                name: Training(own, data, words, tokens, options.batches)
+                for name, own in flags.items()
+            }
+            translating: dict[str, Workload] = {
+                name: Translating(own, data, tokens, options.dtype)
+                for name, own in flags.items()
+                if "--read-before" not in own  # of training alone
+            }
+            for mode, unit, found in (
+                ("training", "target tokens", training),
+                ("beam search", "sentences", translating),
+            ):
+                results = interleave(
+                    chosen(found, options.contestants), options.device, options.rounds,
+                    label=f"documents, {size}, {mode}:",
                 )  # fmt: skip
-            results = interleave(
-                chosen(found, options.contestants), options.device, options.rounds,
-                label=f"documents, {size}, {mode}:",
-            )  # fmt: skip
-            unit = "target tokens" if mode == "training" else "sentences"
-            report.add({"size": size, "mode": mode}, unit, results, ("fresh",))
+                report.add({"size": size, "mode": mode}, unit, results, ("fresh",))
     report.note(
         f"Documents of {DOCUMENT} sentences, windows of {WINDOW}; untrained models, whose search "
         "is held to the length of the longest reference in the batch."

@@ -68,10 +68,14 @@ def fairseqs(count, kind, *args):
     return count(arch, *args, **dict(options))
 
 
+def build_criterion(name):
+    task = SimpleNamespace(target_dictionary=dictionary())
+    return CRITERION_REGISTRY[name](task, sentence_avg=False, label_smoothing=0.1)
+
+
 def waits_of_a_batch(arch, training, answer, criterion="label_smoothed_cross_entropy", **options):
     model = on_meta(arch, **options).train(training)
-    task = SimpleNamespace(target_dictionary=dictionary())
-    made = CRITERION_REGISTRY[criterion](task, sentence_avg=False, label_smoothing=0.1)
+    made = build_criterion(criterion)
     sample = {"net_input": given(model), "target": words(), "ntokens": BATCH * LENGTH}
     if arch in STREAMING:
         sample["net_input"].update(segment=LENGTH // 2, position=0)
@@ -100,10 +104,7 @@ def test_windows_of_documents(carry, before):
     """Memory that is handed on makes nobody wait, however many sentences a window has."""
     options = dict(memory_recurrence=2, memory_carry=carry)
     model = on_meta("mem_ctrl_transformer", **options).train()
-    task = SimpleNamespace(target_dictionary=dictionary())
-    criterion = CRITERION_REGISTRY["label_smoothed_cross_entropy_fused"](
-        task, sentence_avg=False, label_smoothing=0.1
-    )
+    criterion = build_criterion("label_smoothed_cross_entropy_fused")
     sample = {"net_input": {**given(model), "steps": (2, 1, 1)}, "target": words(), "ntokens": 9}
     stock = fairseqs(waits_of_a_batch, stock_of("mem_transformer"), True, True)
     with Waits(answer=True) as waits:
