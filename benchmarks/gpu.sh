@@ -6,7 +6,7 @@ usage() {
     cat <<'HELP'
 usage: benchmarks/gpu.sh [--device cuda|cpu] [--tiny] [--out FOLDER] [--parts PART ...]
 
-On one card, in at most 5 minutes on a large one: a smoke test of every architecture in every
+On one card, in more than six minutes on an H200: a smoke test of every architecture in every
 precision, the waits, training at base and big size, beam search, memory, several trainings at a
 time. Ends with one Markdown file, FOLDER/gpu.md, and one JSON file for each part. A part that fails
 leaves the others alone; the exit status then is 1.

@@ -1,9 +1,11 @@
 """How often `--print-alignment` is wrong about words that it must know: copied names and numbers.
 
-A word that stands once in the source and once, the same, in the target is its own translation:
-these pairs are a reference alignment that needs no annotation. Every model is asked for the hard
-alignment of the reference translation; the error is the share of the pairs' target pieces that are
-aligned to a piece of another word.
+A number or a name that stands once in the source and once, the same, in the target is its own
+translation: these pairs are a reference alignment that needs no annotation. Other words may look
+the same and mean something else (German "war", "die", "an"); a name is known by its capital, where
+it doesn't begin a sentence. Every model is asked for the hard alignment of the reference
+translation; the error is the share of the pairs' target pieces that are aligned to a piece of
+another word.
 
 usage: alignment.py DATA_BIN RUN ...     with model.pt in every RUN
 """
@@ -13,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -37,14 +40,27 @@ def words_of(pieces: list[str]) -> list[tuple[str, list[int]]]:
     return words
 
 
+def names(words: list[str]) -> set[str]:
+    """Those that have a digit, or a capital within a sentence."""
+    found = {word for word in words if any(map(str.isdigit, word))}
+    for before, word in pairwise(words):
+        # not behind a full stop or a quotation mark
+        within = before == "," or any(map(str.isalnum, before))
+        if within and word[0].isupper() and len(word) > 1:
+            found.add(word)
+    return found
+
+
 def pairs(source: list[str], target: list[str]) -> list[tuple[set[int], list[int]]]:
-    """The words that are copied: the places of their pieces in the source, and in the target."""
+    """Copied names and numbers: the places of their pieces in the source, and in the target."""
     sides = [words_of(side) for side in (source, target)]
     once = [
         {word for word, count in Counter(word for word, _ in side).items() if count == 1}
         for side in sides
     ]
-    copied = {word for word in once[0] & once[1] if any(map(str.isalnum, word)) and len(word) > 1}
+    copied = once[0] & once[1]
+    for side in sides:
+        copied &= names([word for word, _ in side])
     places = dict(sides[0])
     return [(set(places[word]), where) for word, where in sides[1] if word in copied]
 

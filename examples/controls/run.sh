@@ -10,7 +10,7 @@ Trains models without memory, with a sink, with 10 static keys and values and wi
 seeds 1 2 3, and compares them. The stages, all of them by default:
 
   translation  the trial of wmt14_de_en (SIZE=trial) on the quickstart's verses: loss, BLEU, chrF,
-               with intervals; 12 runs of about 10 minutes on two cores
+               with intervals; 15 runs of about 10 minutes on one core
   language     the trial of wikitext103: perplexity; 12 runs of about 10 minutes
   activations  the largest activations and where attention goes, of the translation models
   alignment    the error of --print-alignment, of the translation models and of mem-20

@@ -84,6 +84,10 @@ def _each_line(path: Path, option: str) -> Iterator[str]:
         with path.open("rb") as file:
             if never_ends(file):
                 raise UserError(f"{option} {path} is a device that never ends; give a text")
+            if not file.seekable():  # there would be nothing left the second time
+                raise UserError(
+                    f"{option} {path} is a pipe and is read more than once; give a file"
+                )
             for number, line in enumerate(file, 1):
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
@@ -167,10 +171,12 @@ def _show(reader: "Reader", line: Line, args: argparse.Namespace) -> Path:
         texts.append((name, " ".join(reading.written[0][:-1]).replace("@@ ", "")))
     has_sink = any(name.endswith("controls.sink") for name, _ in reader.model.named_parameters())
     path = args.out / f"sentence-{number}.html"
+    rows = "."
+    if reading.written is not None:
+        rows = "; rows of the decoder are named by the word that is written there."
     foot = (
-        f"{reader.name}, a {reader.family} model. mem: memory slots, numbered from 0; rows of the "
-        "decoder are named by the word that is written there, columns by the word that is read. "
-        f"The exact weights are in sentence-{number}.npz."
+        f"{reader.name} ({reader.family}). mem: memory slots, numbered from 0; all else is named "
+        f"by the word that is read there{rows} The exact weights are in sentence-{number}.npz."
     )
     sentence.write_weights(path.with_suffix(".npz"), shown)
     title = source if len(source) <= 80 else f"{source[:79]}…"

@@ -31,6 +31,25 @@ def first_folder(data: Path) -> Path:
     return Path(split_paths(str(data))[0])
 
 
+def noted_data(checkpoint: Path, noted: object) -> Path | None:
+    """The data that a checkpoint was trained on, or None where it is gone.
+
+    A relative name counts from the current folder, as in fairseq, or else from one above the
+    checkpoint: recipes name data and checkpoints from the folder that they run in.
+
+    Args:
+        checkpoint: the file.
+        noted: what it names as its data, in one or several folders joined by ``:``.
+    """
+    if not noted:
+        return None
+    data = first_folder(Path(str(noted)))
+    if data.is_absolute():
+        return data if data.is_dir() else None
+    bases = [Path(), *checkpoint.resolve().parents]
+    return next((base / data for base in bases if (base / data).is_dir()), None)
+
+
 def load_translation_model(
     checkpoint: Path,
     data: Path | None = None,
@@ -73,12 +92,14 @@ def load_translation_model(
         check(state)
     check_translation(checkpoint, state)
     if data is None:
-        data = first_folder(Path(str(noted))) if noted else None
-        if data is None or not data.is_dir():
+        data = noted_data(checkpoint, noted)
+        if data is None:
             raise UserError(
                 f"{checkpoint} is a checkpoint, and the data that it learned from is not there "
                 f"({noted}): give --data DATA_BIN, the folder of its dictionaries"
             )
+        if data != first_folder(Path(str(noted))):
+            cfg.task.data = overrides["data"] = str(data)
     try:
         _check_data(data, cfg.task, weights)
         languages = cfg.task.source_lang, cfg.task.target_lang

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -101,6 +102,22 @@ def test_segments_are_named_by_their_words(models, text, tmp_path):
     assert second["columns"] == ["mem 0", "mem 1", *cache, *words, "write 0", "write 1"]
 
 
+@pytest.mark.parametrize("name", ["language model", "translation"])
+def test_data_that_a_recipe_named_from_its_own_folder(models, name, text, tmp_path, monkeypatch):
+    shutil.copytree(models[name].parent, tmp_path / "project" / "data")
+    (tmp_path / "project" / "run").mkdir()
+    state = torch.load(models[name], weights_only=False)
+    state["cfg"]["task"]["data"] = "data"
+    model = tmp_path / "project" / "run" / "model.pt"
+    torch.save(state, model)
+    monkeypatch.chdir(tmp_path)
+    look(model, "--input", text, "--out", tmp_path / "out")
+    assert page_of(tmp_path / "out" / "sentence-1.html")["views"]
+    torch.save(state, tmp_path / "elsewhere.pt")
+    with pytest.raises(UserError, match="--data"):
+        look(tmp_path / "elsewhere.pt", "--input", text, "--out", tmp_path / "other")
+
+
 def test_given_translations_are_looked_at(models, tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_text("w1 w2\n", encoding="utf-8")
@@ -110,6 +127,26 @@ def test_given_translations_are_looked_at(models, tmp_path):
     cross = next(view for view in page["views"] if "to the encoder" in view["label"])
     assert cross["rows"][0] == "w7" and cross["rows"][-1] == "</s>"
     assert cross["columns"] == ["mem 0", "mem 1", "mem 2", "w1", "w2", "</s>"]
+
+
+def test_rows_are_called_and_grouped_by_the_same_word(models, tmp_path):
+    """By what the decoder writes; in a language model by what it reads."""
+    text, target = tmp_path / "text", tmp_path / "target"
+    text.write_text("w1 w2\n", encoding="utf-8")
+    target.write_text("w7 , w8\n", encoding="utf-8")
+    written = "is written there"
+    for name, words in (("translation", ["--target", target]), ("language model", [])):
+        out = tmp_path / name
+        look(models[name], "--input", text, *words, "--out", out)
+        page = page_of(out / "sentence-1.html")
+        assert (written in page["foot"]) == (name == "translation")
+        assert "model model" not in page["foot"]
+        with np.load(out / "sentence-1.npz") as raw:
+            groups = raw["groups"]
+            for key in (key.removesuffix(".rows") for key in raw if key.endswith(".rows")):
+                for word, group in zip(raw[f"{key}.rows"], raw[f"{key}.row_groups"]):
+                    assert (groups[group] == "marks") == (word == "</s>"), (key, word)
+                    assert (groups[group] == "memory") == word.startswith("mem "), (key, word)
 
 
 def test_a_baseline_is_set_beside(models, text, tmp_path):
@@ -132,16 +169,23 @@ def test_a_baseline_is_set_beside(models, text, tmp_path):
         (["{xl}", "--input", "{text}", "--target", "{text}"], "does not translate; leave it out"),
         (["{translation}", "--input", "{text}", "--baseline", "{xl}"], "give two of one kind"),
         (["{none}", "--input", "{text}"], "there is no checkpoint"),
+        (["{translation}", "--input", "{pipe}"], "is a pipe and is read more than once"),
+        (["{translation}", "--input", "{text}", "--target", "{pipe}"], "is a pipe and is read"),
         (["{xl}", "--input", "{text}", "--data", "{none}"], "is no folder; give the model's"),
         (["{xl}", "--input", "{text}", "--bpe-codes", "{empty}"], "holds no BPE merges"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(models, text, tmp_path, words, said):
     (tmp_path / "empty").write_text("\n", encoding="utf-8")
+    read, write = os.pipe()
+    os.write(write, b"w1 w2\n")
+    os.close(write)
     names = {"none": tmp_path / "none", "empty": tmp_path / "empty", "text": text, **models}
+    names["pipe"] = f"/dev/fd/{read}"
     with pytest.raises(UserError, match=said) as refused:
         look(*(word.format(**names) for word in words), "--out", tmp_path / "out")
     assert "\n" not in str(refused.value) and not (tmp_path / "out").exists()
+    os.close(read)
 
 
 def test_lines_that_are_too_long_are_left_out(models, tmp_path, capsys):
@@ -150,6 +194,15 @@ def test_lines_that_are_too_long_are_left_out(models, tmp_path, capsys):
     look(models["translation"], "--input", text, "--out", tmp_path / "out")
     assert "line 2 is left out: 1100 tokens are too many" in capsys.readouterr().err
     assert "1 sentences" in (tmp_path / "out" / "attention.md").read_text(encoding="utf-8")
+
+
+def test_the_longest_line_of_a_sentence_encoder(models, tmp_path, capsys):
+    """<s> takes a position, too."""
+    text = tmp_path / "text"
+    text.write_text("w1 w2\n" + "w1 " * 38 + "\n" + "w1 " * 39 + "\n", encoding="utf-8")
+    look(models["sentence encoder"], "--input", text, "--out", tmp_path / "out")
+    assert "line 3 is left out: 39 tokens are too many, the limit is 38" in capsys.readouterr().err
+    assert "2 sentences" in (tmp_path / "out" / "attention.md").read_text(encoding="utf-8")
 
 
 DRIVER = """

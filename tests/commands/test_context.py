@@ -1,5 +1,6 @@
 """``fairseq-mem context`` on a model that has learned what only its document says."""
 
+import csv
 import json
 import math
 import shutil
@@ -77,6 +78,21 @@ def test_what_cannot_be_known_without_the_document_is_learned(data, model, tmp_p
     assert found["1"]["differences"]["reset"] == [0, 0, 0]
     small = rows(data, model, tmp_path, "--max-tokens", "9")
     assert small["all"]["losses"] == pytest.approx(found["all"]["losses"], abs=1e-4)
+
+
+def test_lesions_are_measured_with_memory_carried(data, model, tmp_path):
+    carried = rows(data, model, tmp_path)["all"]["losses"]["carried"] / math.log(2)  # bits
+    lesion = ["lesion", str(model), str(data), "--out", str(tmp_path), "--cpu", "--slots", "2"]
+    cli.main([*lesion, "--max-len-b", "3", "--tokenizer", "none"])
+    with (tmp_path / "lesion.csv").open(encoding="utf-8") as file:
+        whole = next(csv.DictReader(file))
+    assert float(whole["loss"]) == pytest.approx(carried, abs=1e-4)
+    cli.main([*lesion, "--by-slot"])
+    (path,) = tmp_path.glob("results/*/whole.json")
+    found = json.loads(path.read_text())
+    assert sum(found["losses"]) / math.log(2) / sum(found["tokens"]) == pytest.approx(
+        carried, abs=1e-4
+    )
 
 
 def test_padding_is_no_part_of_a_sentences_loss():

@@ -2,9 +2,11 @@
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
+from fairseq_mem_text.files import sha256
 from helpers import trained_models
 
 import fairseq_mem
@@ -79,6 +81,30 @@ def test_it_goes_on_where_it_was_stopped(files, tmp_path, monkeypatch):
     (stored,) = (tmp_path / "results").iterdir()
     kept = np.array([path.stat().st_size for path in stored.glob("*.json")])
     assert len(kept) == 4 and (kept > 0).all()
+
+
+def test_seeds_in_folders_of_their_own_are_told_apart(files, tmp_path):
+    folder, one, two = files
+    for path, seed in ((one, "seed-1"), (two, "seed-2")):
+        (tmp_path / seed).mkdir()
+        shutil.copy(path, tmp_path / seed / "model.pt")
+    models = [tmp_path / seed / "model.pt" for seed in ("seed-1", "seed-2")]
+    run(*models, folder, "--out", tmp_path / "out", "--by-slot")
+    with (tmp_path / "out" / "slots.csv").open(encoding="utf-8") as file:
+        assert {row["checkpoint"] for row in csv.DictReader(file)} == {
+            "seed-1/model.pt", "seed-2/model.pt"
+        }  # fmt: skip
+    report = (tmp_path / "out" / "slots.md").read_text(encoding="utf-8")
+    assert "seed-1/model.pt | seed-2/model.pt" in report and sha256(two) in report
+
+
+@pytest.mark.parametrize("lesion", ["--by-slot", "--by-layer"])
+def test_models_of_different_sizes_are_refused_before_any_work(files, tmp_path, lesion):
+    folder, one, _ = files
+    deeper = trained_models.train(folder, [*FLAGS, "--encoder-layers", "3"], save="deeper.pt")
+    with pytest.raises(fairseq_mem.UserError, match=r"3 \+ 2 layers .* give seeds of one model"):
+        run(one, deeper, folder, "--out", tmp_path / "out", lesion)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_twice_is_refused(files, tmp_path):

@@ -391,6 +391,24 @@ def test_a_checkpoint_knows_its_data(run, translator_files, tmp_path, expected):
         assert f"is not there ({gone}): give --data DATA_BIN" in message
 
 
+def test_data_that_a_recipe_named_from_its_own_folder(
+    run, translator_files, tmp_path, monkeypatch, expected
+):
+    """The name counts from the folder of the training, which is above the checkpoint's."""
+    shutil.copytree(translator_files.data, tmp_path / "project" / "work" / "data-bin")
+    (tmp_path / "project" / "work" / "run").mkdir()
+    state = torch.load(translator_files.checkpoint)
+    state["cfg"]["task"]["data"] = "work/data-bin"
+    model = tmp_path / "project" / "work" / "run" / "model.pt"
+    torch.save(state, model)
+    for folder in (tmp_path / "project", tmp_path, tmp_path / "project" / "work" / "run"):
+        monkeypatch.chdir(folder)
+        assert run(text(GERMAN), model=model)[::2] == (text(expected), 0)
+    torch.save(state, tmp_path / "elsewhere.pt")
+    message = refusal(translator_files, model=tmp_path / "elsewhere.pt")
+    assert "is not there (work/data-bin): give --data DATA_BIN" in message
+
+
 def test_without_the_package(monkeypatch, translator_files):
     monkeypatch.setitem(sys.modules, "fairseq_mem_serve", None)
     assert "pip install ." in refusal(translator_files)

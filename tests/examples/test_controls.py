@@ -14,15 +14,21 @@ activations, alignment = map(import_module, ("activations", "alignment"))
 
 def test_copied_words_are_the_reference():
     source = "Da sprach Sa@@ ul zu Da@@ vid , 12 und 12 .".split()
-    target = "Sa@@ ul said to D@@ avid , 12 .".split()
+    target = "Then Sa@@ ul said to D@@ avid , 12 .".split()
     # 12 stands twice in the source, a comma is no word
-    assert alignment.pairs(source, target) == [({2, 3}, [0, 1]), ({5, 6}, [4, 5])]
+    assert alignment.pairs(source, target) == [({2, 3}, [1, 2]), ({5, 6}, [5, 6])]
+
+
+def test_words_that_only_look_the_same_are_none():
+    source = "In jenen Tagen war die Not groß , die : So an Saul , her 7".split()
+    target = "In war they die : So an Saul , her 7".split()
+    assert alignment.pairs(source, target) == [({12}, [7]), ({15}, [10])]
 
 
 def test_wrong_links_are_counted():
     output = (
-        "S-0\tDa Saul kam\nT-0\tSaul came\nA-0\t1-0 0-1\nH-0\t-1\tSaul came\n"
-        "S-1\tDa Sa@@ ul kam\nT-1\tSa@@ ul came\nA-1\t2-0 3-1 3-2\n"
+        "S-0\tDa Saul kam\nT-0\tthen Saul came\nA-0\t1-1 0-2\nH-0\t-1\tthen Saul came\n"
+        "S-1\tDa Sa@@ ul kam\nT-1\tthen Sa@@ ul came\nA-1\t2-1 3-2 3-3\n"
     )
     assert alignment.errors(output) == (1, 3)
 

@@ -18,7 +18,7 @@ from ...checkpoints import kind, read_checkpoint
 from ...errors import UserError, first_line
 from ...literals import shown
 from ...wordpiece import WordPiece, find_tokenizer
-from ..loading import Loaded, first_folder, load_translation_model
+from ..loading import Loaded, first_folder, load_translation_model, noted_data
 from .views import LAYER, View, groups_of, segment_views, states_by_layer, static_keys, views
 
 TRANSLATION, LANGUAGE_MODEL, TRANSFORMER_XL, SENTENCE_ENCODER = (
@@ -38,6 +38,7 @@ class Reading:
         source: the encoder's words of every sentence, or None.
         target: the decoder's input words of every sentence, or None.
         written: the words that the decoder predicts, or None.
+        written_groups: what they are, B x T, or None.
     """
 
     views: list[View]
@@ -45,6 +46,7 @@ class Reading:
     source: list[list[str]] | None = None
     target: list[list[str]] | None = None
     written: list[list[str]] | None = None
+    written_groups: Tensor | None = None
 
 
 def load(checkpoint: Path, data: Path | None) -> Loaded:
@@ -73,6 +75,9 @@ def load(checkpoint: Path, data: Path | None) -> Loaded:
         overrides["data"] = str(data)
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), overrides)
+        noted = state["cfg"].task
+        if data is None and (found := noted_data(checkpoint, noted.get("data"))):
+            noted.data = overrides["data"] = str(found)
         task = tasks.setup_task(state["cfg"].task)
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(checkpoint)], overrides, task, state=state
@@ -149,6 +154,7 @@ class Reader:
         limit = self.model.max_positions()
         limit = min(limit) if isinstance(limit, tuple) else limit
         limit = min(MOST_TOKENS, limit or MOST_TOKENS)
+        limit -= self.family == SENTENCE_ENCODER  # <s> stands in front
         if len(pieces) >= limit:
             raise ValueError(f"{len(pieces)} tokens are too many, the limit is {limit - 1}")
         return torch.tensor([*map(words.index, pieces), words.eos()])
@@ -191,7 +197,7 @@ class Reader:
         found = views(maps, self.static, self.groups[0][source], self.groups[1][previous])
         return Reading(
             found, states_by_layer(states), self._words(source, 0), self._words(previous, 1),
-            self._words(written, 1),
+            self._words(written, 1), self.groups[1][written],
         )  # fmt: skip
 
     def _search(self, sources: Sequence[Tensor], beam: int) -> list[Tensor]:

@@ -33,12 +33,15 @@ class Picture:
         view: where it is from.
         weights: H x Q x K.
         rows, columns: what the positions are called.
+        row_groups, column_groups: what they are, as numbers of GROUPS.
     """
 
     view: View
     weights: np.ndarray
     rows: list[str]
     columns: list[str]
+    row_groups: list[int]
+    column_groups: list[int]
 
     @property
     def label(self) -> str:
@@ -103,13 +106,15 @@ def pictures(reading: Reading, pad: str) -> list[Picture]:
         kept = [[group for group in side if group >= 0] for side in groups]
         skipped = sum(lengths[segment] for segment in range(view.segment))
         own = source if view.kind == ENCODER else written
+        row_groups = kept[0]
+        if view.kind != ENCODER and reading.written_groups is not None:
+            # these rows are called by what is written there; the view's groups are of what is read
+            said = iter([group for group in reading.written_groups[0].tolist() if group >= 0])
+            row_groups = [group if group in CONTENT else next(said) for group in kept[0]]
         looked_at = source if view.kind in (ENCODER, CROSS) else target
         weights = view.weights[:, 0].double().numpy()[:, keep[0]][:, :, keep[1]]
-        made.append(
-            Picture(
-                view, weights, _named(kept[0], own, skipped), _named(kept[1], looked_at, skipped)
-            )
-        )
+        names = _named(kept[0], own, skipped), _named(kept[1], looked_at, skipped)
+        made.append(Picture(view, weights, *names, row_groups, kept[1]))
     return made
 
 
@@ -123,14 +128,12 @@ def write_weights(path: Path, shown: list[Picture]) -> None:
     """
     arrays: dict[str, Any] = {"groups": np.array(GROUPS)}
     for picture in shown:
-        groups = [[g for g in side[0].tolist() if g >= 0]
-                  for side in (picture.view.rows, picture.view.columns)]  # fmt: skip
         arrays |= {
             f"{picture.name}.weights": picture.weights,
             f"{picture.name}.rows": np.array(picture.rows),
             f"{picture.name}.columns": np.array(picture.columns),
-            f"{picture.name}.row_groups": np.array(groups[0]),
-            f"{picture.name}.column_groups": np.array(groups[1]),
+            f"{picture.name}.row_groups": np.array(picture.row_groups),
+            f"{picture.name}.column_groups": np.array(picture.column_groups),
         }
 
     def write(partial: Path) -> None:
@@ -154,14 +157,12 @@ def write_page(path: Path, shown: list[Picture], title: str, texts: list[tuple[s
     """
     entries = []
     for picture in shown:
-        rows, columns = ([g for g in side[0].tolist() if g >= 0]
-                         for side in (picture.view.rows, picture.view.columns))  # fmt: skip
         whole = np.round(picture.weights * 65535)
         seen = np.where((whole == 0) & (picture.weights > 0), 1, whole)  # 0 is: masked
         entries.append({
             "label": picture.label, "layer": picture.view.layer, "heads": len(picture.weights),
-            "rows": picture.rows, "columns": picture.columns, "rowGroups": rows,
-            "columnGroups": columns,
+            "rows": picture.rows, "columns": picture.columns, "rowGroups": picture.row_groups,
+            "columnGroups": picture.column_groups,
             "weights": base64.b64encode(seen.astype("<u2").tobytes()).decode(),
         })  # fmt: skip
     data = {
@@ -218,10 +219,10 @@ def _draw(path: Path, title: str, panels: list[tuple[str, Picture, np.ndarray]])
         axes.set_yticks(range(len(picture.rows)), picture.rows, **plain)
         axes.set_title(name, fontsize=9)
         for groups, line in (
-            (picture.view.columns, axes.axvline),
-            (picture.view.rows, axes.axhline),
+            (picture.column_groups, axes.axvline),
+            (picture.row_groups, axes.axhline),
         ):
-            marked = [g in CONTENT for g in groups[0].tolist() if g >= 0]
+            marked = [group in CONTENT for group in groups]
             for place in range(1, len(marked)):
                 if marked[place] != marked[place - 1]:
                     line(place - 0.5, color="#b3261e", linewidth=1)

@@ -10,6 +10,7 @@ import io
 import json
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def sentence_losses(evaluation: Any, model: Any) -> tuple[list[float], list[int]
     tokens: dict[int, int] = {}
     for batch in evaluation.batches:
         batch = utils.move_to_cuda(batch) if evaluation.cuda else batch
+        batch = evaluation.with_memory(batch, model)
         output = model(**batch["net_input"])
         log_probs = model.get_normalized_probs(output, log_probs=True, sample=batch)
         target = batch["target"]
@@ -105,7 +107,7 @@ def slot_profile(evaluation: Any, model: Any) -> Profile | None:
     seen = 0
     for batch in evaluation.batches:
         batch = utils.move_to_cuda(batch) if evaluation.cuda else batch
-        given = batch["net_input"]
+        given = evaluation.with_memory(batch, model)["net_input"]
         with recording(model) as maps:
             model(**given)
         maps = {name: [weights.cpu() for weights in some] for name, some in maps.items()}
@@ -179,17 +181,29 @@ class Singles:
 Told = list[tuple[Path, list[Effect], Profile | None]]  # of every checkpoint
 
 
+def names_of(paths: list[Path]) -> list[str]:
+    """What checkpoints are called: their files' names, with as many folders as tell them apart."""
+    whole = [path.absolute() for path in paths]
+    most = max(len(path.parts) for path in whole)
+    for count in range(1, most + 1):
+        names = ["/".join(path.parts[-count:]) for path in whole]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
 def comma_separated(told: Told) -> str:
     """A line for each lesion of each checkpoint."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["checkpoint", "lesion", "number", "difference", "low", "high", "cluster"])
-    for path, effects, found in told:
+    names = names_of([path for path, _, _ in told])
+    for name, (_, effects, found) in zip(names, told):
         groups = [] if found is None else clusters(found.attends)
         for one in effects:
             known = one.kind == "slot" and one.number < len(groups)
             writer.writerow([
-                path.name, one.kind, one.number, f"{one.difference:.6f}", f"{one.low:.6f}",
+                name, one.kind, one.number, f"{one.difference:.6f}", f"{one.low:.6f}",
                 f"{one.high:.6f}", groups[one.number] if known else "",
             ])  # fmt: skip
     return text.getvalue()
@@ -205,7 +219,8 @@ def report(told: Told, subset: str) -> str:
         "",
         "![lesions](slots.png)", "",
     ]  # fmt: skip
-    for path, effects, found in told:
+    names = names_of([path for path, _, _ in told])
+    for name, (path, effects, found) in zip(names, told):
         groups = [] if found is None else clusters(found.attends)
         rows = []
         for one in effects:
@@ -214,18 +229,18 @@ def report(told: Told, subset: str) -> str:
             rows.append([f"{one.kind} {one.number}", signed(one.difference, 4),
                          f"{signed(one.low, 4)} to {signed(one.high, 4)}",
                          "yes" if sure else "", cluster])  # fmt: skip
-        lines += [f"## {path.name}", "", *markdown(
+        lines += [f"## {name}", "", f"sha256 {sha256(path)}", "", *markdown(
             ["without", "difference", "95 % interval", "beyond chance", "cluster"], rows
         ), ""]  # fmt: skip
-    pairs = [(one, two) for n, one in enumerate(told) for two in told[n + 1 :]
-             if one[2] is not None and two[2] is not None]  # fmt: skip
+    pairs = [(one, two) for one, two in combinations(zip(names, told), 2)
+             if one[1][2] is not None and two[1][2] is not None]  # fmt: skip
     if pairs:
         lines += ["## Do the slots of two models correspond?", ""]
         rows = []
-        for (first, _, left), (second, _, right) in pairs:
+        for (first, (_, _, left)), (second, (_, _, right)) in pairs:
             assert left is not None and right is not None
             match = correspondence(left, right)
-            rows.append([first.name, second.name, f"{match.matched:.2f}",
+            rows.append([first, second, f"{match.matched:.2f}",
                          f"{match.held_out:.2f}", f"{match.chance:.3f}"])  # fmt: skip
         lines += [*markdown(["model", "and", "attend alike (matched)", "are read alike",
                              "by chance"], rows, left=2), ""]  # fmt: skip
@@ -244,7 +259,8 @@ def draw(told: Told) -> Any:
     most = max(len(effects) for _, effects, _ in told)
     figure = charts.new_figure(5.5 * len(told), 1.2 + 0.25 * most)
     grid = figure.subplots(1, len(told), squeeze=False, sharex=True)
-    for axes, (path, effects, _) in zip(grid.flat, told):
+    names = names_of([path for path, _, _ in told])
+    for axes, name, (_, effects, _) in zip(grid.flat, names, told):
         places = range(len(effects))
         axes.barh(places, [one.difference for one in effects], height=0.6,
                   color=[charts.BLUE if one.kind == "slot" else charts.GREY for one in effects],
@@ -254,7 +270,7 @@ def draw(told: Told) -> Any:
         axes.axvline(0, color=charts.BLACK, linewidth=0.8)
         axes.set_yticks(places, [f"{one.kind} {one.number}" for one in effects], fontsize=8)
         axes.invert_yaxis()
-        axes.set_title(path.name, fontsize=10)
+        axes.set_title(name, fontsize=10)
         axes.set_xlabel("rise of the loss, bits a token")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -283,7 +299,8 @@ def run(evaluation: Any, identity: dict[str, Any], checkpoints: list[Path], slot
         (path, work.effects(path, wanted), work.profile(path) if slots > 0 else None)
         for path in checkpoints
     ]
+    text = report(told, subset)
     charts.save(draw(told), out / "slots.png")
     write_text(out / "slots.csv", comma_separated(told))
-    write_text(out / "slots.md", report(told, subset))
+    write_text(out / "slots.md", text)
     print(f"{out / 'slots.md'}: {len(wanted)} lesions, {len(checkpoints)} checkpoints")

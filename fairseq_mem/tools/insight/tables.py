@@ -90,12 +90,13 @@ def slots_csv(averages: Averages) -> str:
         if sums.read is None or sums.slots is None:
             continue
         read = sums.read / sums.rows[1].clamp(min=1)
+        written = _writers(sums) > 0  # in cross-attention slots are read and attend to nothing
         attended = sums.slots / max(1.0, _writers(sums) / sums.read.size(1))
         for head in range(read.size(0)):
             for slot in range(read.size(1)):
-                shares = attended[head, slot].tolist()
+                shares = [f"{share:.6f}" if written else "" for share in attended[head, slot]]
                 writer.writerow([kind, layer, head, slot, f"{read[head, slot]:.6f}",
-                                 *(f"{share:.6f}" for share in shares)])  # fmt: skip
+                                 *shares])  # fmt: skip
     return text.getvalue()
 
 

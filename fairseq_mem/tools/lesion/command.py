@@ -18,7 +18,7 @@ from ..loading import first_folder
 from .evaluation import Evaluation
 from .report import Results, comma_separated, draw, report, rows_of
 from .results import fingerprint, stored
-from .settings import Setting, depth_of, memory_of, plan
+from .settings import Setting, memory_of, plan, size_of
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -93,10 +93,18 @@ def main(args: argparse.Namespace) -> None:
     if args.by_slot or args.by_layer:
         from ..insight import single_lesions
 
+        sizes = [size_of(path) for path in args.checkpoints]
+        for path, size in zip(args.checkpoints, sizes):
+            if size != sizes[0]:
+                raise UserError(
+                    f"{args.checkpoints[0]} has {sizes[0]}, {path} has {size}; give seeds of one "
+                    "model"
+                )
+
         single_lesions.run(
             evaluation, fingerprint(args), args.checkpoints,
             max(memory[0]) if args.by_slot else 0,
-            depth_of(args.checkpoints[0]) if args.by_layer else 0,
+            max(sizes[0].encoder, sizes[0].decoder) if args.by_layer else 0,
             args.out, args.gen_subset,
         )  # fmt: skip
         return

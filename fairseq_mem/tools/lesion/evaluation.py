@@ -132,7 +132,7 @@ class Evaluation:
         with tqdm(total=2 * len(self.references), desc=title, disable=None, leave=False) as bar:
             loss, tokens = 0.0, 0
             for batch in self._moved(utils):
-                loss += self._loss(model, batch)
+                loss += self._loss(model, self.with_memory(batch, model))
                 tokens += batch["ntokens"]
                 bar.update(len(batch["id"]))
 
@@ -160,6 +160,11 @@ class Evaluation:
             "seconds": round(time.monotonic() - start, 1),
             "translations": translations,
         }
+
+    def with_memory(self, batch: Any, model: Any) -> Any:
+        """The batch; of documents with what each sentence's memory begins as, as in validation."""
+        of_documents = getattr(self.task, "with_memory", None)
+        return batch if of_documents is None else of_documents(batch, [model])
 
     def _moved(self, utils: Any) -> Iterable[Any]:
         for batch in self.batches:

@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...checkpoints import read_checkpoint
+from ...dictionaries import model_options
 from ...errors import UserError
 
 DEFAULT_SLOTS = (0, 2, 5, 10, 20)
@@ -79,8 +80,23 @@ def memory_of(checkpoint: Path) -> tuple[int, int]:
     return encoder, decoder
 
 
-def depth_of(checkpoint: Path) -> int:
-    """How many layers the deeper of a model's encoder and decoder has."""
-    names = read_checkpoint(checkpoint)["model"]
-    layers = [re.match(r"\w+\.layers\.(\d+)\.", name) for name in names]
-    return 1 + max(int(found[1]) for found in layers if found)
+class Size(NamedTuple):
+    """Layers of encoder and decoder, and the encoder's heads."""
+
+    encoder: int
+    decoder: int
+    heads: int
+
+    def __str__(self) -> str:
+        return f"{self.encoder} + {self.decoder} layers (encoder + decoder) of {self.heads} heads"
+
+
+def size_of(checkpoint: Path) -> Size:
+    """What lesions of single slots and layers must have in common."""
+    state = read_checkpoint(checkpoint)
+    layers = [re.match(r"(encoder|decoder)\.layers\.(\d+)\.", name) for name in state["model"]]
+    depth = {
+        side: 1 + max((int(found[2]) for found in layers if found and found[1] == side), default=-1)
+        for side in ("encoder", "decoder")
+    }
+    return Size(**depth, heads=getattr(model_options(state), "encoder_attention_heads", 0))
