@@ -86,8 +86,9 @@ OPTIONS = (
         (TRANSLATION, TRANSFORMER_XL),
         "hand memory on from segment to segment (Transformer-XL), or from sentence to sentence of "
         "a document (translation, with --task document_translation), with back-propagation through "
-        "N of them: a batch has N in a row. N counts the segment itself, so writing is trained "
-        "from 2 on; 0 (default): every segment or sentence begins with the trained memory",
+        "N of them: a batch has N in a row (or --window-sentences). N counts the segment itself, "
+        "so writing is trained from 2 on; 0 (default): every segment or sentence begins with the "
+        "trained memory",
     ),
     MemoryOption(
         "memory_carry",

@@ -90,7 +90,7 @@ class Cell:
             words += [
                 "--task", "streaming_language_modeling", "--arch", "mem_transformer_xl_small",
                 *self.options, *sides("decoder"), "--tokens-per-sample", "8", "--cache-length",
-                "8", "--criterion", "cross_entropy", "--batch-size", "32", "--update-freq",
+                "0", "--criterion", "cross_entropy", "--batch-size", "32", "--update-freq",
                 str(5 // rows), "--batch-size-valid", "8", "--lr", "2e-3",
             ]  # fmt: skip
         else:

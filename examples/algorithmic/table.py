@@ -63,8 +63,8 @@ def report(found: Found, updates: int) -> str:
     versions = sorted({one["versions"] for results in found.values() for one in results})
     return "\n".join([
         "# Tasks whose answer is known", "",
-        f"{updates:,} updates each; means and sample standard deviations over seeds. long: lines "
-        "longer than any in training.", "", "![table](table.png)", "",
+        f"{updates:,} updates each; means and sample standard deviations over seeds. long: "
+        "sources longer than any in training.", "", "![table](table.png)", "",
         *markdown(head, rows, left=3), "", *(f"- versions: {text}" for text in versions),
     ]) + "\n"  # fmt: skip
 

@@ -32,9 +32,9 @@ def reverse(chance: random.Random, length: int) -> Pair:
 
 
 def repeat_copy(chance: random.Random, length: int) -> Pair:
-    """A number and some letters: these, so many times; ``length`` is the target's, or less by 2."""
+    """A number and some letters: these, so many times; ``length`` is the longer target's."""
     times = chance.randint(2, 3)
-    letters = chance.choices(LETTERS, k=max(1, length // times))
+    letters = chance.choices(LETTERS, k=max(1, length // 3))
     return [str(times), *letters], letters * times
 
 
@@ -94,19 +94,20 @@ TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
     "repeat-copy": Task(repeat_copy),
-    "recall": Task(recall, long=range(21, 33)),  # 16 letters to ask for
+    "recall": Task(recall, long=range(22, 33)),  # whole pairs; 16 letters to ask for
     "sort": Task(sort),
     "majority": Task(majority),
     # examples/reversal and examples/recall, line by line what they always were
     "reversal": Task(reverse, lengths=range(4, 13), long=range(0)),
 }
+BEYOND = {"repeat-copy": 15, "recall": 14}  # 13 letters are no more than 12, cut by 3 or 2
 TASKS |= {
     f"{name}-segments": Task(
-        task.make, lengths=range(4, 13), long=range(13, 21), segments=True
+        task.make, lengths=range(4, 13), long=range(BEYOND.get(name, 13), 21), segments=True
     )
     for name, task in TASKS.items()
     if name != "reversal"
-}  # fmt: skip
+}
 TASKS["recall-far"] = Task(kept, range(24, 25), range(0), segments=True, between="recall")
 
 

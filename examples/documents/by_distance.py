@@ -3,9 +3,9 @@
     python by_distance.py FOLDER                              data, all runs, report
     python by_distance.py FOLDER --jobs 12 --device cuda      several runs at a time
 
-Every run (model and seed) leaves `runs/MODEL-SEED/result.json`; one that has it is not done again,
-one that was interrupted goes on from its last checkpoint. Then `report.md`, `report.csv` and, with
-matplotlib, `report.png` of all that is there.
+Every run leaves `runs/MODEL-UPDATES-SEED/result.json`; one that has it is not done again, one that
+was interrupted goes on from its last checkpoint. Then `report.md`, `report.csv` and, with
+matplotlib, `report.png` of all that is there after so many updates.
 """
 
 import argparse
@@ -185,21 +185,21 @@ def prepare(folder: Path) -> Path:
     return data
 
 
-def results(folder: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The results of each model, of all seeds."""
+def results(folder: Path, updates: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The results of each model after so many updates, of all seeds."""
     for model in MODELS:
-        paths = sorted((folder / "runs").glob(f"{model}-[0-9]*/result.json"))
-        found = [json.loads(path.read_text()) for path in paths if path.parent.name[:-2] == model]
+        paths = (folder / "runs").glob(f"{model}-{updates}-*/result.json")
+        found = [json.loads(path.read_text()) for path in paths]
         if found:
-            yield model, found
+            yield model, sorted(found, key=lambda result: result["seed"])
 
 
-def report(folder: Path) -> str:
+def report(folder: Path, updates: int) -> str:
     """Write table and chart; returns the table."""
     distances = [str(distance) for distance in range(TESTED + 1)]
     lines = ["| model | seeds | " + " | ".join(distances) + " |", "|---" * (TESTED + 3) + "|"]
     rows = []
-    for model, found in results(folder):
+    for model, found in results(folder, updates):
         cells = []
         for distance in distances:
             values = [100 * result["right"][distance] for result in found]
@@ -207,25 +207,25 @@ def report(folder: Path) -> str:
             cells.append(f"{fmean(values):.0f}{spread}")
             rows += [[model, r["seed"], distance, r["right"][distance]] for r in found]
         lines.append(f"| {model} | {len(found)} | " + " | ".join(cells) + " |")
-    table = "\n".join(lines) + "\n"
+    table = f"After {updates:,} updates:\n\n" + "\n".join(lines) + "\n"
     (folder / "report.md").write_text(table)
     with open(folder / "report.csv", "w", newline="") as file:
         csv.writer(file).writerows([["model", "seed", "distance", "right"], *rows])
     try:
         if rows:
-            draw(folder)
+            draw(folder, updates)
     except ImportError:
         print("no chart: matplotlib is not installed", file=sys.stderr)
     return table
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, updates: int) -> None:
     """Accuracy against distance; behind the line are distances that training never had."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for model, found in results(folder):
+    for model, found in results(folder, updates):
         means = [100 * fmean(r["right"][str(d)] for r in found) for d in range(TESTED + 1)]
         style = {"gate": "-", "plain": "--"}.get(model.split("-")[0], ":")
         axes.plot(range(TESTED + 1), means, style, marker="o", markersize=3, label=model)
@@ -257,7 +257,7 @@ def main() -> int:
     runs = []
     for seed in args.seeds:  # all models of one seed before the next
         for model in args.models:
-            run = folder / "runs" / f"{model}-{seed}"
+            run = folder / "runs" / f"{model}-{args.updates}-{seed}"
             if not (run / "result.json").exists():
                 runs.append((data, run, model, seed, args.updates, args.device))
     failed = 0
@@ -270,7 +270,7 @@ def main() -> int:
             except Exception as error:
                 failed += 1
                 print(f"{run[1].name} failed: {error}; see {run[1] / 'run.log'}", file=sys.stderr)
-    print(report(folder))
+    print(report(folder, args.updates))
     return failed > 0
 
 

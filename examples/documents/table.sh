@@ -8,7 +8,7 @@ usage: examples/documents/table.sh [--models MODEL ...] [--seeds SEED ...] [--si
                                    [--jobs N] [--out FOLDER]
 
 Runs run.sh for every model, seed and size that is not finished, then `fairseq-mem report`: BLEU, chrF
-and losses with their intervals, of all sentences.
+and losses, of all sentences, with the intervals of the differences to the model sentence.
 
   --models   default: sentence fresh context-1 context-3 plain-4 gate-4 gate-4-before
   --seeds    default: 1 2 3
@@ -35,4 +35,4 @@ RUNS=$(absolute_path "${RUNS:-$here/runs/$(basename "$(dirname "$DATA")")-$(base
 export DATA RUNS
 exec python -m fairseq_mem.runs table --script "$here/run.sh" --runs "$RUNS" \
     --default-models sentence fresh context-1 context-3 plain-4 gate-4 gate-4-before \
-    --default-seeds 1 2 3 --default-sizes trial -- "$@"
+    --baseline sentence --default-seeds 1 2 3 --default-sizes trial -- "$@"

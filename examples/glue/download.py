@@ -1,4 +1,7 @@
-"""Fetch one of GLUE's files, or go on with it: python download.py URL SHA256 FILE."""
+"""Fetch one of GLUE's files, or go on with it: python download.py URL SHA256 FILE NAME.
+
+NAME is the variable with which the user names another server.
+"""
 
 import sys
 from pathlib import Path
@@ -7,8 +10,8 @@ from fairseq_mem_text.errors import TextError
 from fairseq_mem_text.fetching import Source, fetch
 
 if __name__ == "__main__":
-    url, checksum, file = sys.argv[1:]
+    url, checksum, file, name = sys.argv[1:]
     try:
-        fetch(Source(url, checksum, None, "set URL to a mirror"), Path(file))
+        fetch(Source(url, checksum, None, f"set {name} to a mirror"), Path(file))
     except (TextError, OSError) as problem:
         sys.exit(f"prepare.sh: {problem}")

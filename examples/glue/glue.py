@@ -73,8 +73,19 @@ TASKS = {
 # ---------------------------------------------------------------- reading
 
 
-def columns_of(text: str, source: str, target: str | int, sentences: Any) -> Iterator[Row]:
-    """The rows of tab-separated text; nothing is quoted."""
+def columns_of(
+    text: str, source: str, target: str | int, sentences: Any, skip: bool = True
+) -> Iterator[Row]:
+    """The rows of tab-separated text; nothing is quoted.
+
+    Args:
+        text: what is in the file.
+        source: the file's name.
+        target: the column of the label or score, by its name or number.
+        sentences: those of the text, likewise.
+        skip: leave out what GLUE's own files have: lines that are cut short (QQP), labels on which
+            the annotators did not agree (MNLI) and empty texts. Of anybody else's they are errors.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     wanted = [target, *sentences]
     places = [name for name in wanted if isinstance(name, int)]
@@ -89,12 +100,16 @@ def columns_of(text: str, source: str, target: str | int, sentences: Any) -> Ite
         if not fields:
             continue
         if len(fields) <= max(places):
-            if len(sentences) == 2:  # QQP has some lines that are cut short
+            if skip and len(sentences) == 2:
                 continue
             raise TextError(f"line {number} of {source} has {len(fields)} columns; it needs more")
         row = tuple(" ".join(fields[place].split()) for place in places)
-        if row[0] != "-" and all(row):  # MNLI: annotators who did not agree
-            yield row
+        if skip and (row[0] == "-" or not all(row)):
+            continue
+        if not all(row):
+            empty = wanted[row.index("")]
+            raise TextError(f"line {number} of {source} has nothing in the column {empty!r}")
+        yield row
 
 
 def glue_task(cache: Path, name: str) -> dict[str, list[Row]]:
@@ -160,7 +175,7 @@ def own_task(files: dict[str, Path | None], regression: bool) -> dict[str, list[
         sentences = ["sentence"] if "sentence" in heading else ["sentence1"]
         sentences += [name for name in ("sentence2",) if name in heading]
         target = "score" if regression or "label" not in heading else "label"
-        found[split] = list(columns_of(text, str(path), target, sentences))
+        found[split] = list(columns_of(text, str(path), target, sentences, skip=False))
     for split in ("valid", "test"):
         if split not in found:
             found[split] = [row for row in found["train"] if fold(row) == split]

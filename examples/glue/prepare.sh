@@ -21,6 +21,7 @@ Stop it at any point and run it again: it continues, and does nothing twice.
   WORK=FOLDER     everything made here (default examples/glue/work)
   CACHE=FOLDER    the downloads (default WORK/cache)
   URL=ADDRESS     where GLUE's archives are (default https://dl.fbaipublicfiles.com/glue/data)
+  SENTEVAL_URL=ADDRESS   where MRPC's text is (default https://dl.fbaipublicfiles.com/senteval/senteval_data)
   LENGTH=N        longest text in tokens, <s> and </s> included (default: the authors'; own 128)
   VENV=FOLDER     the environment of `make install` (default .venv)
 HELP
@@ -106,8 +107,8 @@ fi
 url=${URL:-https://dl.fbaipublicfiles.com/glue/data}
 senteval=${SENTEVAL_URL:-https://dl.fbaipublicfiles.com/senteval/senteval_data}
 
-fetch() { # ADDRESS SHA256
-    python examples/glue/download.py "$1" "$2" "$cache/${1##*/}" || exit 1
+fetch() { # ADDRESS SHA256 [the variable for another address]
+    python examples/glue/download.py "$1" "$2" "$cache/${1##*/}" "${3:-URL}" || exit 1
 }
 
 for task in "${tasks[@]}"; do
@@ -123,7 +124,7 @@ for task in "${tasks[@]}"; do
     MRPC)
         fetch "$url/mrpc_dev_ids.tsv" 971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7
         fetch "$senteval/msr_paraphrase_train.txt" \
-            60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89
+            60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89 SENTEVAL_URL
         ;;
     esac
     binarise "$task" "$work/data/$task"

@@ -11,7 +11,8 @@ masked words, and leaves in OUT what prepare.sh (MODEL=OUT) and run.sh (START=OU
 dict.txt, tokenizer.json and flags.txt. Stop it at any point and run it again: it continues.
 
   UPDATES=N        length of the training (default 2000)
-  TOKENS=N         memory tokens (default 10); fine-tuning takes them over, or initialises others
+  TOKENS=N         memory tokens (default 10); fine-tuning takes them over. 0 for an encoder with which
+                   models with memory are compared with such without, which would miss their slots
   WORDS=N          pieces in the vocabulary (default 8000)
   ARCH_FLAGS=...   the model (default --arch mem_roberta_small: 4 layers of 128)
   BATCH=N          blocks of 128 tokens of an update (default 32)

@@ -33,7 +33,8 @@ any point and run it again: it continues.
   UPDATES=N        at most so many updates (default: authors 100000, quick 400)
   BATCH=N          sentences of an update (default: the task's; of your own 32)
   LR=NUMBER        the learning rate
-  GPUS=N           devices (default: those of this machine; 0 = CPU)
+  GPUS=N           devices (default: those of this machine; 0 = CPU). More than one is used for metrics
+                   that begin with accuracy alone: fairseq cannot add up what it needs for the others
   FP16=0           full precision on GPUs too
   KEEP_MODEL=0     remove the model when it is scored
   TRAIN_FLAGS=...  more flags for fairseq-train
@@ -85,7 +86,8 @@ if [[ $model =~ ^mem(-ctrl|-ctrl-shared|-bottleneck)?-([1-9][0-9]*)((-(head|unre
     ctrl-shared) label="MemCtrl Shared $tokens" ;;
     bottleneck) label="MemBottleneck $tokens" ;;
     esac
-    memory=(--memory-tokens "$tokens" --memory-update "$update")
+    # --memory-grow: more slots than the pre-trained encoder has, if it has some
+    memory=(--memory-tokens "$tokens" --memory-update "$update" --memory-grow)
     case $more in *-head* | *-unread*) memory+=(--memory-head memory) label+=", head on memory" ;; esac
     case $more in *-unread*) memory+=(--memory-unread) label+=", unread" ;; esac
     case $more in *-frozen*) memory+=(--memory-frozen) label+=", frozen" ;; esac
@@ -147,6 +149,8 @@ F1) best=f1 report=(--report-acc-and-f1) ;;
 Matthews) best=mcc report=(--report-mcc) ;;
 Pearson) best=pearson report=(--report-pearson-and-spearman) ;;
 esac
+# With several GPUs fairseq adds up what its criterion reports for these metrics, which are lists.
+[ ${#report[@]} -eq 0 ] || devices=1
 regression=()
 [ "$(setting kind)" = classification ] || regression=(--regression-target)
 device=(--fp16) prediction_device=()

@@ -71,6 +71,7 @@ if [ -n "${DRY_RUN:-}" ]; then
 fi
 [ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export GPUS=${GPUS:-$(count_gpus)}
+[ "$GPUS" != 0 ] || use_cpu # for the process whose forks the cells are
 status=0
 printf '%s' "$cells" | python -m fairseq_mem.runs cells --script "$here/run.sh" --jobs "$jobs" || status=$?
 [ $status -lt 2 ] || exit $status

@@ -91,13 +91,14 @@ fi
 # ------------------------------------------------------------ data and the pre-trained model
 
 work=${prepared:-$here/work/vader}
-[ -n "$prepared" ] || "$here/prepare.sh" --vader
+[ -n "$prepared" ] || env -u WORK -u MODEL "$here/prepare.sh" --vader
 [ -e "$work/bert/model.pt" ] || fail "$work/bert has no model.pt; run fairseq-mem import-bert"
 export START=$work/bert DATA=$work RUNS SIZE=${SIZE:-minilm} SCHEDULE=quick KEEP_MODEL=0 GPUS
 export UPDATES=${UPDATES:-400} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 RUNS=$(absolute_path "${RUNS:-$here/runs/vader}") GPUS=1
 [ -n "$device" ] || [ "$(count_gpus)" -gt 0 ] || device=cpu
 [ "$device" != cpu ] || GPUS=0
+[ "$GPUS" != 0 ] || use_cpu # for the process whose forks the cells are
 export FP16=0
 # The GPUs are counted without beginning to use one, which the cells' process must never do.
 export PYTORCH_NVML_BASED_CUDA_CHECK=1

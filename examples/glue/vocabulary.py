@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fairseq_mem_text.errors import TextError
-from glue import Pieces, write_numbers
+from glue import Pieces, text_of, write_numbers
 
 from fairseq_mem.wordpiece import NAME, UNKNOWN, import_tokenizers, make_tokenizer
 
@@ -22,7 +22,7 @@ SPECIAL = [UNKNOWN, "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
-    lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in text_of(text).splitlines() if line.strip()]
     tokenizer = make_tokenizer({UNKNOWN: 0}, lowercase=True, strip_accents=None, chinese=True)
     trainer = import_tokenizers().trainers.WordPieceTrainer(
         vocab_size=words, special_tokens=SPECIAL, show_progress=False

@@ -91,6 +91,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", required=True, type=Path, help="the folder of the runs")
     for name in ("models", "seeds", "sizes"):
         parser.add_argument(f"--default-{name}", nargs="+", required=True)
+    parser.add_argument("--baseline", default="baseline", help="what the report compares with")
     parser.add_argument("words", nargs="*", help="what the user asked for, after --")
 
 
@@ -122,10 +123,13 @@ def run_table(args: argparse.Namespace) -> int:
     failed = run_jobs(cells, int(at_once), torch.cuda.device_count())
     status = 0
     if not os.environ.get("DRY_RUN"):
+        baseline = []
+        if any(args.runs.glob(f"*/{args.baseline}/seed-*/result.json")):
+            baseline = ["--baseline", args.baseline]
         status = subprocess.call([
             "fairseq-mem", "report", *(str(args.runs / size) for size in sizes),
             "--out", (asked["out"] or [str(args.runs / "report")])[0],
-            "--expect-models", *models, "--expect-seeds", *seeds,
+            "--expect-models", *models, "--expect-seeds", *seeds, *baseline,
         ])  # fmt: skip
     for name in failed:
         print(f"table.sh: failed: {name}", file=sys.stderr)

@@ -6,6 +6,7 @@ one another with the same name are a document. A split without the file is of si
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from fairseq.data import BaseWrapperDataset, FairseqDataset, LanguagePairDataset
 from fairseq.data.data_utils import filter_paired_dataset_indices_by_size, numpy_seed
 from fairseq_mem_text.files import read_bytes
+from fairseq_mem_text.lines import BYTE_ORDER_MARK
 from torch import Tensor
 
 from ..errors import UserError
@@ -95,7 +97,8 @@ def read_documents(path: Path, sentences: int) -> Documents:
         return Documents(np.ones(sentences, dtype=np.int64))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}; {REMEDY}") from None
-    names = [line.strip() for line in text.removesuffix(b"\n").split(b"\n")] if text else []
+    text = text.removeprefix(BYTE_ORDER_MARK).removesuffix(b"\n")
+    names = [line.strip() for line in text.split(b"\n")] if text else []
     if len(names) != sentences:
         raise UserError(
             f"{path} has {len(names):,} lines, and the split has {sentences:,} sentences; {REMEDY}"
@@ -158,8 +161,14 @@ class WithContext(BaseWrapperDataset):
 
     @property
     def supports_prefetch(self) -> bool:
-        """fairseq's hook; a sentence needs others than itself, and they are read as they are."""
-        return False
+        """fairseq's hook."""
+        return bool(getattr(self.dataset, "supports_prefetch", False))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """fairseq's hook; a sentence needs those in front of it."""
+        self.dataset.prefetch(
+            sorted({n for index in indices for n in range(self.begins[index], index + 1)})
+        )
 
 
 class DocumentPairs(BaseWrapperDataset):
@@ -203,15 +212,18 @@ class Windows(FairseqDataset):
         seed: of the training.
         hand_on: whether the model hands memory on: its batches then say how.
         before: how many sentences in front of each window come with it, read without gradient.
+        longest: source tokens that the model takes; a longer sentence in front is passed over.
     """
 
     can_reuse_epoch_itr_across_epochs = False
 
     def __init__(
-        self, pairs: DocumentPairs, size: int, seed: int, hand_on: bool, before: int = 0
-    ) -> None:
+        self, pairs: DocumentPairs, size: int, seed: int, hand_on: bool, before: int = 0,
+        longest: float = math.inf,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.pairs, self.size_of_all, self.seed, self.hand_on = pairs, size, seed, hand_on
+        self.longest = longest
         self.before = before if hand_on else 0
         self.set_epoch(1)
 
@@ -259,12 +271,14 @@ class Windows(FairseqDataset):
         """The sentences in front of some windows, the furthest first: which windows have one, and
         their tokens (B x T).
         """  # fmt: skip
-        source, padding = self.pairs.dataset.src, self.pairs.dataset.src_dict.pad()
+        dataset = self.pairs.dataset
+        source, sizes, padding = dataset.src, dataset.src_sizes, dataset.src_dict.pad()
         found = []
         for back in range(self.before, 0, -1):
             rows_with_one = [
                 row for row, start in enumerate(starts)
                 if start - back >= self.pairs.documents.first[start]
+                and sizes[start - back] <= self.longest
             ]  # fmt: skip
             if rows_with_one:
                 rows = [source[starts[row] - back] for row in rows_with_one]
@@ -332,8 +346,12 @@ class Windows(FairseqDataset):
         return bool(self.pairs.supports_prefetch)
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """fairseq's hook."""
-        self.pairs.prefetch([n for index in indices for n in range(*self.spans[index])])
+        """fairseq's hook; a window needs what is read in front of it."""
+        needed: set[int] = set()
+        for start, stop in self.spans[list(indices)]:
+            first = self.pairs.documents.first[start]
+            needed.update(range(max(first, start - self.before), stop))
+        self.pairs.prefetch(sorted(needed))
 
 
 def padded(sentences: list[Tensor], padding: int) -> Tensor:

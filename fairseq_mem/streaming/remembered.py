@@ -71,6 +71,8 @@ def remember(
     if begins is not None:
         remembered.keep([0], begins.unsqueeze(1))
     longest = encoder.max_positions()
+    if getattr(source, "supports_prefetch", False):
+        source.prefetch(range(documents.sentences))
     for group in _side_by_side(np.asarray(sizes), documents, most_tokens):
         memory = fresh.expand(-1, len(group), -1)
         if begins is not None:

@@ -94,13 +94,19 @@ class DocumentTranslationTask(TranslationTask):
         """Build the model, whose recurrence says how many sentences a window has."""
         model = super().build_model(cfg, from_checkpoint)
         self.recurrence = getattr(cfg, "memory_recurrence", 0)
-        if self.recurrence == 1:
-            logger.warning(
-                "memory_recurrence is 1, the sentence itself: no gradient reaches what sentences "
-                "before it have written, so writing is not trained; give 2 or more for that"
-            )
         self.longest = min(self.longest, model.max_positions()[0])
         self.hands_on = is_recurrent(model)
+        if self.hands_on and self.window == 1:
+            name = "window_sentences" if self.cfg.window_sentences else "memory_recurrence"
+            logger.warning(
+                f"{name} is 1, the sentence itself: no gradient reaches what sentences before it "
+                "have written, so writing is not trained; give 2 or more for that"
+            )
+        if self.cfg.read_before and not self.hands_on:
+            logger.warning(
+                f"read_before is {self.cfg.read_before}, and this model hands nothing on, so "
+                "nothing is read; give --memory-recurrence, or leave --read-before out"
+            )
         return model
 
     @property
@@ -130,8 +136,9 @@ class DocumentTranslationTask(TranslationTask):
         self._remembered.clear()
         if combine:
             self.datasets[split] = Windows(
-                sentences, self.window, self.cfg.seed, self.hands_on, self.cfg.read_before
-            )
+                sentences, self.window, self.cfg.seed, self.hands_on, self.cfg.read_before,
+                self.longest,
+            )  # fmt: skip
         else:
             self.datasets[split] = sentences
 

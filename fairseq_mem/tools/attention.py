@@ -199,6 +199,12 @@ def main(args: argparse.Namespace) -> None:
     reader = Reader(args.model, args.data, args.tokenizer, args.bpe_codes)
     if args.target is not None and reader.family != TRANSLATION:
         raise UserError(f"--target {args.target}: {args.model} does not translate; leave it out")
+    if reader.of_documents:
+        print(
+            f"fairseq-mem: {args.model} is a model of documents; every line is read as a document "
+            "of its own, with fresh memory",
+            file=sys.stderr,
+        )
     baseline = None
     if args.baseline is not None:
         baseline = Reader(args.baseline, args.data, args.tokenizer, args.bpe_codes)

@@ -138,6 +138,9 @@ def score(
             "not count",
             file=sys.stderr,
         )
+    most = max(dataset.dataset.num_tokens(int(index)) for index in indices)
+    if most > args.max_tokens:
+        raise UserError(f"--max-tokens {args.max_tokens} is less than the longest sentence: {most}")
     indices = indices[np.argsort(dataset.dataset.src_sizes[indices], kind="stable")]
     pad = task.target_dictionary.pad()
     device = next(model.parameters()).device

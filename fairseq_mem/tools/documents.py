@@ -1,7 +1,8 @@
 """Documents that come line by line, or in chunks: what each sentence begins with.
 
-For ``fairseq-mem translate --documents``. A chunk is read before it is translated, so that all of
-its sentences can be translated together; the last document of a chunk may go on in the next one.
+For ``translate`` and ``score`` with ``--documents``. A chunk is read before it is translated, so
+that all of its sentences can be translated together; the last document of a chunk may go on in the
+next one.
 """
 
 from collections.abc import Sequence
@@ -80,6 +81,10 @@ class DocumentReader:
         ]
         last = torch.tensor([len(sizes) - 1])
         self._begins = [kept.before(last)[:, 0] for kept in self._remembered]
+
+    def select(self, lines: Sequence[int]) -> None:
+        """Count lines anew: some of the chunk, each as often as it is given, are 0, 1, ..."""
+        self._number = {index: self._number[line] for index, line in enumerate(lines)}
 
     def sentence(self, index: int) -> Tensor:
         """What the model reads for a line of the chunk: its tokens, behind its context."""

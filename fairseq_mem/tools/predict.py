@@ -8,11 +8,12 @@ from fairseq_mem_text.arguments import positive
 
 from ..checkpoints import read_checkpoint
 from ..errors import UserError, first_line
-from .loading import check_regular
+from .loading import check_regular, noted_data
 
 if TYPE_CHECKING:
     import torch
 
+SAME_CLASSES = "prepare it as --test beside the training text"
 REMEDY = "give the data that examples/glue/prepare.sh made for this model"
 
 
@@ -87,7 +88,8 @@ def predict(
     from fairseq import checkpoint_utils, utils
     from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
-    read_checkpoint(checkpoint)
+    state = read_checkpoint(checkpoint)
+    trained_on = ((state.get("cfg") or {}).get("task") or {}).get("data")
     if not (data / "input0" / f"{split}.idx").is_file():
         raise UserError(f"{data} has no set {split} (input0/{split}.idx); {REMEDY}")
     overrides = {"data": str(data), "no_shuffle": True, **overrides}
@@ -106,6 +108,7 @@ def predict(
     head = task.cfg.classification_head_name
     classes = data / "label" / "classes.txt"
     try:
+        _check_classes(checkpoint, trained_on, data, task)
         for part in ("input0", "input1", "label"):
             check_regular(data / part, split)
         task.load_dataset(split)
@@ -113,6 +116,8 @@ def predict(
         for row in range(len(found)):
             _check_example(found[row], task)
         names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
+    except UserError:
+        raise
     except Exception as error:  # of many kinds: fairseq believes what the files say
         raise UserError(
             f"{split} of {data} cannot be read: {first_line(error)}; {REMEDY}"
@@ -142,6 +147,43 @@ def predict(
     return targets, predictions
 
 
+def _classes(task: Any) -> int:
+    """How many classes the data has; fairseq adds ``<mask>`` to them, the last one."""
+    words = task.label_dictionary
+    return len([word for word in words.symbols[words.nspecial :] if word != "<mask>"])
+
+
+def _check_classes(checkpoint: Path, trained_on: object, data: Path, task: Any) -> None:
+    """Refuse data whose classes are others than those that the model was trained to tell apart.
+
+    Raises:
+        UserError: they are not as many, or, where the data of its training is still there, others.
+    """
+    if task.cfg.regression_target:
+        return
+    has = _classes(task)
+    if has != task.cfg.num_classes:
+        raise UserError(
+            f"{data} has {has} classes, and {checkpoint} tells {task.cfg.num_classes} apart; "
+            f"{SAME_CLASSES}"
+        )
+    before = noted_data(checkpoint, trained_on)
+    if before is None:
+        return
+    for name in ("dict.txt", "classes.txt"):
+        kept = []
+        for file in (before / "label" / name, data / "label" / name):
+            lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+            if name == "dict.txt":  # counts are of the text
+                lines = [line.rpartition(" ")[0] for line in lines]
+            kept.append(lines)
+        if kept[0] != kept[1]:
+            raise UserError(
+                f"{data} has other classes than {before}, with which {checkpoint} was trained; "
+                f"{SAME_CLASSES}"
+            )
+
+
 def _check_example(example: dict[str, Any], task: Any) -> None:
     """Refuse numbers that stand for no word, and for no class.
 
@@ -150,7 +192,7 @@ def _check_example(example: dict[str, Any], task: Any) -> None:
     """
     sizes = {"net_input.src_tokens": len(task.source_dictionary)}
     if not task.cfg.regression_target:
-        sizes["target"] = len(task.label_dictionary) - task.label_dictionary.nspecial
+        sizes["target"] = _classes(task)
     for name, size in sizes.items():
         numbers = example.get(name)
         if numbers is None:  # there may be no labels

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from fairseq_mem_text.arguments import finite, positive
 from fairseq_mem_text.errors import TextError
-from fairseq_mem_text.lines import read_lines
+from fairseq_mem_text.lines import is_empty, read_lines
 
 from ..errors import UserError, first_line
 from .translate.command import NOT_ALL, add_data_options, load
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHUNK = 1000  # lines scored at a time
 ALL = "all"  # the last line of the table
 MOST_CANDIDATES = 10_000
-ITEM = '{"source": "...", "candidates": ["right", "wrong", ...], "category": "..."}'
+ITEM = '{"source": "...", "candidates": ["right", "wrong", ...], "category": "...", "context": []}'
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -39,9 +39,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         epilog="The exit status is 0 if every line was scored, "
         f"{NOT_ALL} if some were not (too long): each of these is named on standard error and "
         'leaves an empty line. With --json every line gives one object: "line" (from 1), '
-        '"score", and "tokens", each with "token" and "log_prob"; or "error" in place of these '
-        f"two. With --contrastive every line of FILE is one object, {ITEM}: the first candidate "
-        "is the right one, the category may be absent. The output is a table of how often it has "
+        '"score", and "tokens", each with "token" and "log_prob"; or "error", or "document_end", '
+        f"in place of these two. With --contrastive every line of FILE is one object, {ITEM}: the "
+        "first candidate is the right one; category and context may be absent. With --documents "
+        "the context's sentences stand in front of the source, in its document; without, they are "
+        "not read. The output is a table of how often it has "
         'the highest score; with --json a line for each item instead, "line", "category", '
         '"best" (which candidate, from 0), "right" and "scores", and the table goes to standard '
         "error.",
@@ -58,6 +60,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output", metavar="FILE", help="where to write (default: standard output)"
+    )
+    parser.add_argument(
+        "--documents",
+        action="store_true",
+        help="an empty line, in both files, ends a document (and stays empty); memory is handed on "
+        "within it, for models of --task document_translation",
     )
     parser.add_argument("--json", action="store_true", help="write JSON lines, see below")
     parser.add_argument(
@@ -86,10 +94,17 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 class Pair(NamedTuple):
-    """A source and a translation of it."""
+    """A source and a translation of it.
+
+    Attributes:
+        source: the text.
+        target: its translation.
+        context: the sentences in front of it, if it is not behind the pair before.
+    """
 
     source: str
     target: str
+    context: tuple[str, ...] | None = None
 
 
 class Item(NamedTuple):
@@ -98,10 +113,14 @@ class Item(NamedTuple):
     source: str
     candidates: list[str]
     category: str
+    context: tuple[str, ...]
 
 
 class Scored(NamedTuple):
-    """What became of a pair: its tokens' scores, or what is wrong with it."""
+    """What became of a pair: its tokens' scores, or what is wrong with it.
+
+    An empty line between documents has neither.
+    """
 
     tokens: "list[TokenScore]"
     error: str | None
@@ -124,6 +143,8 @@ def main(args: argparse.Namespace) -> int:
     items: list[Item] = []
     if args.contrastive is None:
         pairs = read_pairs(args.source, args.target)
+        if args.documents:
+            check_documents(args, pairs)
     else:
         items = read_items(args.contrastive)
     args.engine = "auto"
@@ -143,6 +164,19 @@ def main(args: argparse.Namespace) -> int:
 
 
 # ---------------------------------------------------------------- what is read
+
+
+def check_documents(args: argparse.Namespace, pairs: list[Pair]) -> None:
+    """Refuse a line that is empty in one of the files."""
+    for number, pair in enumerate(pairs, 1):
+        if is_empty(pair.source) != is_empty(pair.target):
+            path, other = args.source, args.target
+            if is_empty(pair.target):
+                path, other = other, path
+            raise UserError(
+                f"{path}, line {number:,} is empty and that of {other} is not; with --documents an "
+                "empty line ends a document, in both"
+            )
 
 
 def read_pairs(source: Path, target: Path) -> list[Pair]:
@@ -200,7 +234,10 @@ def _item(path: Path, number: int, line: str) -> Item:
         raise wrong("candidates must be a list of strings")
     if not 2 <= len(candidates) <= MOST_CANDIDATES:
         raise wrong(f"{len(candidates)} candidates, where 2 to {MOST_CANDIDATES:,} may be")
-    return Item(given["source"], candidates, category)
+    context = given.get("context", [])
+    if not isinstance(context, list) or not all(isinstance(c, str) for c in context):
+        raise wrong("context must be a list of strings")
+    return Item(given["source"], candidates, category, tuple(context))
 
 
 # ---------------------------------------------------------------- what is computed
@@ -216,23 +253,31 @@ def score_pairs(
     """
     from fairseq_mem_serve import TooLong
 
+    reader = getattr(translator.engine, "reader", None)  # of documents
     for start in range(0, len(pairs), CHUNK):
         chunk = pairs[start : start + CHUNK]
         sources, targets, errors = [], [], []
         for pair in chunk:
-            tokens: tuple[list[str], list[str]] = ([], [])
+            source: list[str] = []
+            target: list[str] = []
             error = None
             try:
                 side = "the source"
                 source = translator.split(pair.source)
                 side = "the translation"
-                tokens = (source, translator.split_target(pair.target))
+                target = translator.split_target(pair.target)
+                if reader is not None and not source and not _ends_document(pair):
+                    error = "the source has no words"
             except TooLong as caught:
                 error = str(caught).replace("the sentence", side)
-            sources.append(tokens[0])
-            targets.append(tokens[1])
+            sources.append(source)
+            targets.append(target)
             errors.append(error)
         kept = [index for index, error in enumerate(errors) if error is None]
+        if reader is not None:
+            places = _read(reader, translator, chunk, sources, errors)
+            kept = [index for index in kept if errors[index] is None and sources[index]]
+            reader.select([places[index] for index in kept])
         try:
             scored = translator.score_tokens(
                 [sources[i] for i in kept], [targets[i] for i in kept], batch_tokens=batch_tokens
@@ -245,6 +290,49 @@ def score_pairs(
         done(len(chunk))
         for index, what in enumerate(errors):
             yield Scored(of_index.get(index, []), what)
+
+
+def _ends_document(pair: Pair) -> bool:
+    return pair.context is None and is_empty(pair.source)
+
+
+def _read(
+    reader: Any,
+    translator: "Translator",
+    chunk: list[Pair],
+    sources: list[list[str]],
+    errors: list[str | None],
+) -> list[int]:
+    """Read the documents of a chunk, noting what is wrong with a context.
+
+    Returns:
+        Which of the reader's lines the source of each pair is.
+    """
+    from fairseq_mem_serve import TooLong
+
+    lines: list[list[str]] = []
+    ends: list[bool] = []
+    places = []
+    read, wrong = None, None  # the source that was read last, and what is wrong with its context
+    for number, pair in enumerate(chunk):
+        if pair.context is None:
+            lines.append(sources[number])
+            ends.append(_ends_document(pair))
+            places.append(len(lines) - 1)
+            continue
+        if (pair.context, pair.source) != read:  # once for all candidates
+            read, wrong = (pair.context, pair.source), None
+            context: list[list[str]] = []
+            try:
+                context = [translator.split(sentence) for sentence in pair.context]
+            except TooLong as caught:
+                wrong = str(caught).replace("the sentence", "a sentence of the context")
+            lines += [*context, sources[number], []]
+            ends += [*[False for _ in context], False, True]
+        places.append(len(lines) - 2)
+        errors[number] = errors[number] or wrong
+    reader.read(lines, ends)
+    return places
 
 
 def _write_scores(
@@ -263,6 +351,8 @@ def _write_scores(
             failed += 1
             progress.say(f"line {number}: {scored.error}; it is left empty")
             record["error"] = scored.error
+        elif not scored.tokens:
+            record["document_end"] = True
         else:
             score = scored.score(args.length_penalty)
             text = repr(score)
@@ -279,7 +369,11 @@ def _write_choices(
     output: BinaryIO,
     progress: Progress,
 ) -> int:
-    pairs = [Pair(item.source, candidate) for item in items for candidate in item.candidates]
+    pairs = [
+        Pair(item.source, candidate, item.context if args.documents else None)
+        for item in items
+        for candidate in item.candidates
+    ]
     results = score_pairs(translator, pairs, args.batch_tokens, progress.add)
     counts: dict[str, list[int]] = {}  # of a category: items, right ones
     failed = 0

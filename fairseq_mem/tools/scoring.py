@@ -1,7 +1,7 @@
 """fairseq's scorer, which `fairseq-generate --score-reference` uses, for tokens that are given."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -9,8 +9,9 @@ def score_batch(
     task: Any,
     models: list[Any],
     device: Any,
-    sources: Sequence[list[str]],
+    sources: Sequence[Any],
     targets: Sequence[list[str]],
+    prepare: Callable[[dict[str, Any]], None],
 ) -> list[list[float]]:
     """Return the log-probabilities of each target's tokens and of its end mark.
 
@@ -18,23 +19,19 @@ def score_batch(
         task: of translation, with its dictionaries; a token that is in none is the unknown word.
         models: whose probabilities are averaged.
         device: where they are.
-        sources: tokens without the end mark.
+        sources: the numbers of their tokens and of the end mark, a tensor each.
         targets: tokens without the end mark, without padding, one list for each source.
+        prepare: what is done to the batch before it is scored.
     """
     import torch
     from fairseq.data import LanguagePairDataset
     from fairseq.utils import apply_to_sample
 
-    def numbers(sentences: Sequence[list[str]], words: Any) -> list[torch.Tensor]:
-        return [torch.tensor([*map(words.index, s), words.eos()]) for s in sentences]
-
+    words = task.target_dictionary
+    of_targets = [torch.tensor([*map(words.index, target), words.eos()]) for target in targets]
     sides: list[Any] = []
-    for sentences, words in (
-        (sources, task.source_dictionary),
-        (targets, task.target_dictionary),
-    ):
-        rows = numbers(sentences, words)
-        sides += [rows, [len(row) for row in rows], words]
+    for rows, known in ((sources, task.source_dictionary), (of_targets, words)):
+        sides += [rows, [len(row) for row in rows], known]
     dataset = LanguagePairDataset(
         *sides,
         left_pad_source=task.cfg.left_pad_source,
@@ -43,6 +40,7 @@ def score_batch(
     )
     sample = dataset.collater([dataset[index] for index in range(len(dataset))])
     sample = apply_to_sample(lambda tensor: tensor.to(device), sample)
+    prepare(sample)
     scorer = task.build_generator(models, argparse.Namespace(score_reference=True))
     scored: list[list[float]] = [[] for _ in sources]
     for index, found in zip(

@@ -100,7 +100,7 @@ class CTranslate2Engine:
             yield self._with_end(batch, found, beam)
 
     def score(
-        self, sources: Sequence[list[str]], targets: Sequence[list[str]]
+        self, sources: Sequence[list[str]], targets: Sequence[list[str]], indices: Sequence[int]
     ) -> list[list[float]]:
         """See :class:`~fairseq_mem_serve.protocol.Engine`."""
         renamed = [[self._renamed_target.get(t, t) for t in target] for target in targets]

@@ -61,7 +61,10 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, sources: Sequence[list[str]], targets: Sequence[list[str]]
+        self, sources: Sequence[list[str]], targets: Sequence[list[str]], indices: Sequence[int]
     ) -> list[list[float]]:
-        """Return the log-probabilities of each target's tokens and of the end mark behind them."""
+        """Return the log-probabilities of each target's tokens and of the end mark behind them.
+
+        ``indices``: which of the sentences that were given they are, from 0.
+        """
         ...

@@ -190,7 +190,7 @@ class Translator:
         scored: list[list[TokenScore]] = [[] for _ in sources]
         for group in batched_by_length(list(range(len(sources))), longer, batch_tokens):
             chosen = [targets[i] for i in group]
-            log_probs = self._engine.score([sources[i] for i in group], chosen)
+            log_probs = self._engine.score([sources[i] for i in group], chosen, group)
             for i, target, of_target in zip(group, chosen, log_probs, strict=True):
                 tokens = [*target, END]
                 scored[i] = [TokenScore(*pair) for pair in zip(tokens, of_target, strict=True)]

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 
 from .errors import TextError
-from .lines import line_chunks, opened, text_chunks
+from .lines import is_empty, line_chunks, opened, text_chunks
 
 BLOCK_BYTES = 1 << 20
 INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the numbers, sentences
@@ -50,7 +50,7 @@ def check_documents(paths: Sequence[str], some: bool) -> int:
         for chunks in zip(text_chunks(source), text_chunks(target)):
             for pair in zip(*chunks):
                 number += 1
-                empty = [not line.strip() for line in pair]
+                empty = [is_empty(line) for line in pair]
                 if empty[0] != empty[1]:
                     path, other = paths if empty[0] else (paths[1], paths[0])
                     raise TextError(

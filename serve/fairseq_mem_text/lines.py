@@ -18,6 +18,12 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CHUNK_LINES = 1000  # enough work to outweigh the cost of passing it between processes
 
 
+def is_empty(line: str | bytes) -> bool:
+    """Whether nothing is to be seen in a line; between documents, such a line ends one."""
+    text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
+    return not text.strip()
+
+
 def read_lines(path: Path) -> list[str]:
     r"""The lines of a UTF-8 text; a carriage return at the end of a line is none of it.
 

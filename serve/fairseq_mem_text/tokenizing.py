@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .errors import TextError
 from .files import written
-from .lines import opened, text_chunks
+from .lines import is_empty, opened, text_chunks
 from .progress import Progress
 from .words import word_splitter
 from .workers import in_order, worker_pool
@@ -81,7 +81,7 @@ def tokenize_chunk(chunk: tuple[list[bytes], list[bytes], Limits | None, bool]) 
     sources, targets, limits, documents = chunk
     made = Tokenized([], [], [], [], Counter())
     for pair in zip(sources, targets):
-        if documents and not any(line.strip() for line in pair):
+        if documents and all(map(is_empty, pair)):
             made.dropped[ENDED] += 1
             continue
         source, target = (

@@ -130,6 +130,8 @@ def test_models_and_data_that_carry_nothing(data, model, tmp_path, capsys):
     for row in json.loads((tmp_path / "fresh.json").read_text())["rows"]:
         assert row["losses"]["carried"] == row["losses"]["other"] > 0
         assert row["differences"]["reset"] == [0, 0, 0]
+    with pytest.raises(UserError, match="--max-tokens 1 is less than the longest sentence: 2"):
+        cli.main(["context", str(model), str(data), "--cpu", "--max-tokens", "1"])
     with pytest.raises(UserError, match="there is no split 'valid'"):
         cli.main(["context", str(model), str(data), "--cpu", "--split", "valid"])
     (data / "test.documents").rename(tmp_path / "away")

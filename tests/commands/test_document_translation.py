@@ -1,5 +1,6 @@
 """``--task document_translation`` through fairseq's commands."""
 
+import json
 import math
 import random
 import re
@@ -12,11 +13,13 @@ from helpers.in_process import generate, train, train_on_two
 
 from fairseq_mem import UserError
 from fairseq_mem.tools import cli
+from fairseq_mem.tools import score as scoring
 from fairseq_mem.tools.loading import load_translation_model
 from fairseq_mem.tools.translate import command
 
 pytestmark = pytest.mark.cli
 
+LANGUAGES = ("de", "en")
 TASK = ["--task", "document_translation"]
 DOCUMENTS = [
     *TASK, "--memory-tokens", "3", "--memory-recurrence", "3", "--share-all-embeddings",
@@ -174,6 +177,40 @@ def test_sentences_in_front_of_the_source(data, tmp_path):
         assert sources[str(number)] == (f"{lines[number - 1]} {line}" if goes_on else line)
 
 
+@pytest.mark.parametrize("options", [
+    ["--context-sentences", "2"],
+    ["--memory-tokens", "3", "--memory-recurrence", "2"],
+])  # fmt: skip
+def test_data_whose_sentences_fairseq_reads_ahead(data, tmp_path, options):
+    """A sentence needs those in front of it, which --dataset-impl cached reads when it is told."""
+    copy = tmp_path / "bin"
+    run(
+        "fairseq-preprocess", "--source-lang", "de", "--target-lang", "en", "--dataset-impl",
+        "cached", "--srcdict", data / "dict.de.txt", "--tgtdict", data / "dict.en.txt",
+        *(word for split in ("train", "valid", "test")
+          for word in (f"--{split}pref", data.parent / split)),
+        "--destdir", copy, "--workers", "1",
+    )  # fmt: skip
+    for split in ("train", "valid", "test"):
+        shutil.copy(data / f"{split}.documents", copy)
+    words = ["--share-all-embeddings", "--max-epoch", "1"]
+    if "--memory-tokens" not in options:
+        words += ["--memory-tokens", "0"]
+    # (fairseq's trainer takes no such data)
+    checkpoint = train(data, tmp_path / "model", *TASK, *options, *words)
+    assert generated(copy, checkpoint) == generated(data, checkpoint)
+
+
+@pytest.mark.parametrize("options, said", [
+    ([*DOCUMENTS, "--window-sentences", "1"], "window_sentences is 1, the sentence itself"),
+    ([*TASK, "--memory-recurrence", "1"], "memory_recurrence is 1, the sentence itself"),
+    ([*TASK, "--read-before", "4"], "read_before is 4, and this model hands nothing on"),
+])  # fmt: skip
+def test_options_without_effect_are_named(data, tmp_path, caplog, options, said):
+    train(data, tmp_path, *options, "--max-update", "1")
+    assert said in caplog.text
+
+
 @pytest.mark.parametrize("options, said", [
     (["--memory-recurrence", "3"], "give --task document_translation"),
     ([*TASK, "--memory-recurrence", "3", "--window-sentences", "0"], "window_sentences is 0"),
@@ -224,6 +261,94 @@ def test_raw_text_by_documents(data, model, tmp_path, monkeypatch, lines):
              "--input", str(tmp_path / "text"), "--output", str(tmp_path / "out")]  # fmt: skip
     assert cli.main(words) == 0
     assert (tmp_path / "out").read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize("lines", [1, 4, 1000])
+def test_given_translations_by_documents(data, model, tmp_path, monkeypatch, lines):
+    """In chunks that cut documents: fairseq-generate's numbers, and empty lines stay."""
+    monkeypatch.setattr(scoring, "CHUNK", lines)
+    reference = generate(data, model, *TASK, "--score-reference")
+    expected = [
+        math.fsum(float(n) for n in row.split("\t")[1].split()) * math.log(2)
+        for row in sorted(
+            (row for row in reference.splitlines() if row.startswith("P-")),
+            key=lambda row: int(row.split("\t")[0][2:]),
+        )
+    ]
+    documents = names(data)
+    sides = [(data.parent / f"test.{language}").read_text().splitlines() for language in LANGUAGES]
+    files = [tmp_path / language for language in LANGUAGES]
+    for side, file in zip(sides, files):
+        text = [side[0]]
+        for number, line in enumerate(side[1:], 1):
+            text += ["" if documents[number - 1] != documents[number] else None, line]
+        file.write_text("".join(f"{line}\n" for line in text if line is not None))
+    out = tmp_path / "out"
+    words = ["score", model, "--data", data, "--documents", "--source", files[0], "--target",
+             files[1], "--output", out]  # fmt: skip
+    assert cli.main([*map(str, words)]) == 0
+    rows = out.read_text().split("\n")[:-1]
+    assert [row == "" for row in rows] == [
+        line == "" for line in files[0].read_text().split("\n")[:-1]
+    ]
+    assert [float(row) for row in rows if row] == pytest.approx(expected, abs=1e-3)
+    assert cli.main([*map(str, words), "--json"]) == 0
+    ends = [json.loads(line).get("document_end", False) for line in out.read_text().splitlines()]
+    assert ends == [row == "" for row in rows]
+    files[1].write_text(files[1].read_text().replace("\n\n", "\n1\n", 1))
+    with pytest.raises(UserError, match=r"is empty and that of .* is not; with --documents"):
+        cli.main([*map(str, words)])
+
+
+def test_a_contrastive_test_of_documents(data, model, tmp_path):
+    """The context is read, once for all candidates, and only with --documents."""
+    documents = names(data)
+    end = max(n for n in range(1, len(documents)) if documents[n - 1] == documents[n])
+    start = documents.index(documents[end])
+    source, target = (
+        (data.parent / f"test.{language}").read_text().splitlines() for language in LANGUAGES
+    )
+    items = [
+        {"source": source[end], "candidates": [target[end], target[end] + " 1"],
+         "context": source[start:end]},
+        {"source": source[end], "candidates": [target[end], "1"], "context": []},
+        {"source": source[end], "candidates": [target[end], "1"]},
+        {"source": "", "candidates": ["1", "2"], "context": source[:1]},
+        {"source": source[end], "candidates": ["1", "2"], "context": ["1 " * 2000]},
+    ]  # fmt: skip
+    (tmp_path / "set").write_text("".join(json.dumps(item) + "\n" for item in items))
+    words = ["score", model, "--data", data, "--contrastive", tmp_path / "set", "--json",
+             "--output", tmp_path / "out"]  # fmt: skip
+    assert cli.main([*map(str, words), "--documents"]) == 3
+    behind, *fresh, empty, long = map(json.loads, (tmp_path / "out").read_text().splitlines())
+    assert fresh[0]["scores"] == fresh[1]["scores"]
+    assert abs(behind["scores"][0] - fresh[0]["scores"][0]) > 1e-6
+    assert "no words" in empty["error"] and "a sentence of the context" in long["error"]
+    for side, lines in zip(LANGUAGES, (source, target)):
+        (tmp_path / side).write_text("\n".join(lines[start : end + 1]) + "\n")
+    files = ["--source", tmp_path / "de", "--target", tmp_path / "en"]
+    cli.main([*map(str, [*words[:4], "--documents", *files, "--output", tmp_path / "out"])])
+    assert behind["scores"][0] == pytest.approx(
+        float((tmp_path / "out").read_text().splitlines()[-1]), abs=1e-4
+    )
+    assert cli.main([*map(str, words)]) == 0
+    alone = json.loads((tmp_path / "out").read_text().splitlines()[0])
+    assert alone["scores"][0] == pytest.approx(fresh[0]["scores"][0], abs=1e-4)
+
+
+def test_a_line_that_cannot_be_used_ends_no_document(data, model, tmp_path):
+    """Neither one of a million bytes nor one that is not UTF-8; a no-break space does, as in
+    preprocess.sh.
+    """  # fmt: skip
+    words = ["translate", model, "--data", data, "--documents", "--json", "--input",
+             tmp_path / "text", "--output", tmp_path / "out"]  # fmt: skip
+    scores = []
+    for between in (b"", b"x" * 2_000_000 + b"\n", b"\xff\n", b"\n", "\u00a0\n".encode()):
+        (tmp_path / "text").write_bytes(b"1 2 3 4\n" + between + b"2 3 1\n")
+        cli.main([*map(str, words)])
+        last = json.loads((tmp_path / "out").read_text().splitlines()[-1])
+        scores.append(last["translations"][0]["score"])
+    assert scores[0] == scores[1] == scores[2] != scores[3] == scores[4]
 
 
 def test_raw_text_without_documents(data, model, tmp_path, capsys):

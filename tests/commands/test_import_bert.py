@@ -157,7 +157,23 @@ def test_predicted_words_are_those_of_transformers(transformers, bert):
         scores = model(order[tokens], attention_mask=tokens.ne(1)).logits[..., order]
     real = tokens.ne(1)
     torch.testing.assert_close(ours[real], scores[real], rtol=0, atol=1e-4)
-    assert len(hub.fill_mask("abc <mask> a", topk=3)) == 3
+    filled = hub.fill_mask("abc  <mask> a", topk=len(words) - 5)  # all but the special ones
+    pieces = f"<s> {hub.bpe.encode('abc')} <mask> {hub.bpe.encode('a')} </s>"
+    tokens = words.encode_line(pieces, append_eos=False, add_if_not_exist=False).long()
+    with torch.no_grad():
+        at_mask = hub.model(tokens[None])[0][0, tokens.eq(words.index("<mask>"))].softmax(-1)[0]
+    for text, probability, word in filled:
+        joined = text == f"abc{word} a"
+        assert joined or text == f"abc  {word} a"
+        number = words.index(f"##{word}" if joined else word)
+        assert probability == pytest.approx(at_mask[number].item(), abs=1e-6)
+    assert {text for text, _, _ in filled} == {
+        f"abc{word[2:]} a" if word.startswith("##") else f"abc  {word} a"
+        for word in words.symbols[4:] if word != "<mask>"
+    }  # fmt: skip
+    for text in ("abc", "<mask> <mask>"):
+        with pytest.raises(ValueError, match="has not one <mask>"):
+            hub.fill_mask(text)
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining"])

@@ -1,5 +1,6 @@
 """examples/documents: the agreement task says what it means."""
 
+import shutil
 import subprocess
 import sys
 
@@ -65,7 +66,18 @@ def test_the_study_from_data_to_report(tmp_path, monkeypatch):
     done = subprocess.run([*words, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "work" / "report.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| context-1", "| gate-4-before"]
+    assert table[0] == "After 2 updates:"
+    assert [line.split(" | ")[0] for line in table[4:]] == ["| context-1", "| gate-4-before"]
     assert (tmp_path / "work" / "report.png").exists()
     again = subprocess.run([*words, *options], capture_output=True, text=True)
     assert again.returncode == 0 and " s\n" not in again.stdout
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import by_distance
+    finally:
+        sys.path.remove(str(FOLDER))
+    # results of other lengths stay apart, and every seed counts
+    of_seed = tmp_path / "work" / "runs" / "context-1-2-11"
+    shutil.copytree(of_seed.with_name("context-1-2-1"), of_seed)
+    assert "| context-1 | 2 |" in by_distance.report(tmp_path / "work", 2)
+    assert "context-1" not in by_distance.report(tmp_path / "work", 22)

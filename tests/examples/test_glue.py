@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,8 @@ from fairseq_mem_text.errors import TextError
 from helpers.commands import ROOT, programs
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from fairseq_mem import MemRobertaModel
+from fairseq_mem import MemRobertaModel, UserError
+from fairseq_mem.tools import cli
 
 GLUE = ROOT / "examples/glue"
 
@@ -128,6 +130,17 @@ def test_from_pre_training_to_the_report(glue, tmp_path):
     assert done.returncode == 0, done.stderr
     blind = (tmp_path / "blind.tsv").read_text().splitlines()[1:]
     assert len({line.split("\t")[1] for line in blind}) == 1  # <s> knows nothing of the words
+    # a text with other classes: as many, and fewer
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "work/data/mine", other)
+    predict = ["predict", str(run / "model.pt"), "--data", str(other), "--cpu", "--out"]
+    (other / "label" / "classes.txt").write_text("good\nbad\n")
+    with pytest.raises(UserError, match=r"has other classes than .*mine, with which"):
+        cli.main([*predict, str(tmp_path / "no.tsv")])
+    (other / "label" / "dict.txt").write_text("0 600\n")
+    with pytest.raises(UserError, match=r"1 classes, and .* tells 2 apart; prepare it as --test"):
+        cli.main([*predict, str(tmp_path / "no.tsv")])
+    assert not (tmp_path / "no.tsv").exists()
 
 
 def test_metrics_are_scikit_learns():
@@ -192,6 +205,20 @@ def test_what_is_not_given_is_split_off(glue, tmp_path):
     assert sum(map(len, splits.values())) == 300
     assert 10 < len(splits["valid"]) < 60 and 10 < len(splits["test"]) < 60
     assert not set(splits["train"]) & set(splits["test"])
+
+
+def test_no_row_of_your_own_text_is_left_out(glue, tmp_path):
+    """Classes may have any name; a row that lacks something is an error."""
+    path = tmp_path / "train.tsv"
+    files = {"train": path, "valid": path, "test": path}
+    path.write_text("sentence\tlabel\n" + "".join(f"text {n}\t{'+-0'[n % 3]}\n" for n in range(9)))
+    assert [row[0] for row in glue.own_task(files, False)["train"]] == [*"+-0+-0+-0"]
+    for rows, said in (("a\tb\t1\na\n", "line 3 of .* has 1 columns"),
+                       ("a\tb\t1\na\t \t1\n", "line 3 of .* nothing in the column 'sentence2'"),
+                       ("a\tb\t\n", "line 2 of .* nothing in the column 'label'")):  # fmt: skip
+        path.write_text("sentence1\tsentence2\tlabel\n" + rows)
+        with pytest.raises(TextError, match=said):
+            glue.own_task(files, False)
 
 
 def test_the_longer_text_of_a_pair_is_cut_first(glue, tmp_path):

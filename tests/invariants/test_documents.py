@@ -378,6 +378,21 @@ def test_what_is_in_front_of_a_window_is_read_without_gradient():
     assert "before" not in Windows(pairs(), 3, 1, False, 2).collater([data[0]])
 
 
+def test_a_sentence_in_front_that_is_too_long_is_passed_over():
+    """In training as in evaluation."""
+    most = 5
+    chosen = model(max_source_positions=most - 1)  # the end mark counts as one
+    longest = chosen.encoder.max_positions()
+    data = Windows(pairs(), 2, 1, hand_on=True, before=99, longest=longest)
+    batch = data.collater([data[number] for number in range(len(data))])
+    assert any(size > longest for size in SIDE) and batch["before"]
+    assert max(tokens.size(1) for _, tokens in batch["before"]) <= longest
+    begins = read_in_front(chosen.encoder, batch["net_input"]["steps"][0], batch["before"])
+    starts = batch["id"][: begins.size(1)]
+    expected = remember(chosen.encoder, SOURCE, np.array(SIDE), DOCUMENTS).before(starts)
+    torch.testing.assert_close(begins, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("lacks", "windows"),
     [(0, [[0, 3], [3, 5]]), (1, [[0, 2], [2, 5]]), (2, [[0, 1], [1, 4], [4, 5]])],

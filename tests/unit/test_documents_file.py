@@ -17,6 +17,7 @@ def written(folder, text: str):
 def test_the_documents_file(tmp_path):
     path = written(tmp_path, "a\na\nb\nc d\r\nc d\n")
     assert read_documents(path, 5).lengths.tolist() == [2, 1, 2]
+    assert read_documents(written(tmp_path, "\ufeffa\na\nb\n"), 3).lengths.tolist() == [2, 1]
     none = read_documents(tmp_path / "valid.documents", 3)
     assert none.lengths.tolist() == [1, 1, 1] and none.first.tolist() == [0, 1, 2]
     assert read_documents(written(tmp_path, "x\n" * 4), 4).lengths.tolist() == [4]

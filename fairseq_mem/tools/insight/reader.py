@@ -18,6 +18,7 @@ from ...checkpoints import kind, read_checkpoint
 from ...errors import UserError, first_line
 from ...literals import shown
 from ...wordpiece import WordPiece, find_tokenizer
+from ..documents import context_of, hands_on
 from ..loading import Loaded, first_folder, load_translation_model, noted_data
 from .views import LAYER, View, groups_of, segment_views, states_by_layer, static_keys, views
 
@@ -137,6 +138,11 @@ class Reader:
         if not hasattr(self.model, "decoder"):
             return SENTENCE_ENCODER
         return TRANSLATION if hasattr(self.model, "encoder") else LANGUAGE_MODEL
+
+    @property
+    def of_documents(self) -> bool:
+        """Whether it translates documents."""
+        return self.family == TRANSLATION and (hands_on(self.model) or context_of(self.task) > 0)
 
     @property
     def batches(self) -> bool:

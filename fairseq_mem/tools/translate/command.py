@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,7 +270,7 @@ def load_checkpoint(args: argparse.Namespace) -> "Translator":
         of_target = settings_of(data, target, args.tokenizer, codes)
         return TextPipeline(target, source, **of_target._asdict())
 
-    documents = getattr(args, "documents", False)  # `fairseq-mem score` has no such option
+    documents = getattr(args, "documents", False)
     if not documents and (hands_on(model) or context_of(task)):
         print(
             f"fairseq-mem: {args.model} is a model of documents; without --documents "
@@ -308,30 +309,41 @@ class FairseqEngine:
             yield self._search_batch(generator, batch)
 
     def score(
-        self, sources: Sequence[list[str]], targets: Sequence[list[str]]
+        self, sources: Sequence[list[str]], targets: Sequence[list[str]], indices: Sequence[int]
     ) -> list[list[float]]:
         """See `fairseq_mem_serve.Engine`; by fairseq's scorer."""
         from ..scoring import score_batch
 
-        return score_batch(self.task, self.models, self.device, sources, targets)
+        rows = self._rows(sources, indices)
+        return score_batch(
+            self.task, self.models, self.device, rows, targets, partial(self._add_memory, indices)
+        )
+
+    def _rows(self, sources: Sequence[list[str]], indices: Sequence[int]) -> list[Any]:
+        """What the model reads: the words' numbers and the end mark, in documents the context."""
+        import torch
+
+        words = self.task.source_dictionary
+        if self.reader is not None:
+            return [self.reader.sentence(index) for index in indices]
+        return [torch.tensor([*map(words.index, source), words.eos()]) for source in sources]
+
+    def _add_memory(self, indices: Sequence[int], sample: dict[str, Any]) -> None:
+        """What the memory of a batch's sentences begins as, if it is handed on."""
+        if self.reader is not None and self.reader.encoders:
+            lines = [indices[number] for number in sample["id"].tolist()]
+            sample["net_input"]["memory"] = self.reader.memory(lines)
 
     def _search_batch(self, generator: Any, batch: "Batch") -> list[list["Found"]]:
-        import torch
         from fairseq.utils import apply_to_sample
         from fairseq_mem_serve import Found
 
-        words, target_words = self.task.source_dictionary, self.task.target_dictionary
-        sentences = (
-            [torch.tensor([*map(words.index, source), words.eos()]) for source in batch.sources]
-            if self.reader is None
-            else [self.reader.sentence(index) for index in batch.indices]
-        )
+        target_words = self.task.target_dictionary
+        sentences = self._rows(batch.sources, batch.indices)
         dataset = self.task.build_dataset_for_inference(sentences, [len(s) for s in sentences])
         sample = dataset.collater([dataset[index] for index in range(len(sentences))])
         sample = apply_to_sample(lambda tensor: tensor.to(self.device), sample)
-        if self.reader is not None and self.reader.encoders:
-            lines = [batch.indices[number] for number in sample["id"].tolist()]
-            sample["net_input"]["memory"] = self.reader.memory(lines)
+        self._add_memory(batch.indices, sample)
         found: list[list[Found]] = [[] for _ in sentences]
         hypotheses = self.task.inference_step(generator, self.models, sample)
         for index, of_sentence in zip(sample["id"].tolist(), hypotheses, strict=True):

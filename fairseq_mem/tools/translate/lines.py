@@ -5,6 +5,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fairseq_mem_text.lines import is_empty
+
 from ...errors import UserError, first_line
 from .streams import Progress, decoded, read_chunks
 
@@ -77,7 +79,9 @@ class Run:
             texts.append(text)
             tokens.append(split)
         if self.reader is not None:
-            self.reader.read(tokens, [not text.strip() for text in texts])
+            # a line that cannot be used is none of the document, and doesn't end it
+            ends = [n not in errors and is_empty(text) for n, text in enumerate(texts)]
+            self.reader.read(tokens, ends)
         first = self.lines + 1
         self.progress.add(sum(not split for split in tokens))
         try:
