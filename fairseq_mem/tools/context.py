@@ -138,7 +138,7 @@ def score(
             "not count",
             file=sys.stderr,
         )
-    most = max(dataset.dataset.num_tokens(int(index)) for index in indices)
+    most = max((dataset.dataset.num_tokens(int(index)) for index in indices), default=0)
     if most > args.max_tokens:
         raise UserError(f"--max-tokens {args.max_tokens} is less than the longest sentence: {most}")
     indices = indices[np.argsort(dataset.dataset.src_sizes[indices], kind="stable")]
