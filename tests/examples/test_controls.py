@@ -35,8 +35,9 @@ def test_wrong_links_are_counted():
 
 def test_activations_are_gathered(tmp_path):
     (tmp_path / "states.csv").write_text(
-        "side,layer,positions,largest_activation\nencoder,0,memory,9\nencoder,0,words,2\n"
-        "encoder,1,marks,3\ndecoder,0,words,4\n"
+        "side,layer,positions,number,largest_activation,outliers\nencoder,0,memory,4,9,1\n"
+        "encoder,0,words,9,2,9\nencoder,0,marks,9,2,9\nencoder,1,words,10,1,0\n"
+        "encoder,1,marks,3,3,3\nencoder,1,punctuation,5,1,1\ndecoder,0,words,4,4,4\n"
     )
     (tmp_path / "attention.csv").write_text(
         "attention,rows,to_marks,to_punctuation,to_memory,to_static,to_sink\n"
@@ -45,7 +46,8 @@ def test_activations_are_gathered(tmp_path):
     found = activations.measures(tmp_path)
     assert {name: round(value, 6) for name, value in found.items()} == {
         "encoder, memory": 9, "encoder, text": 3, "decoder, text": 4, "marks, punctuation": 0.3,
-        "memory or control": 0.3,
+        "memory or control": 0.3, "outliers: memory": 25, "outliers: words": 0,
+        "outliers: marks, punctuation": 50,
     }  # fmt: skip
 
 
