@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -156,11 +156,10 @@ class Singles:
             write_text(path, json.dumps(result) + "\n")
         return np.array(result["losses"]), np.array(result["tokens"])
 
-    def effects(self, checkpoint: Path, wanted: list[tuple[str, int]]) -> list[Effect]:
+    def effects(self, checkpoint: Path, digest: str, wanted: list[tuple[str, int]]) -> list[Effect]:
         """Every lesion's."""
         from tqdm import tqdm
 
-        digest = sha256(checkpoint)
         whole, tokens = self.losses(checkpoint, digest, "whole", {})
         found = []
         for kind, number in tqdm(wanted, desc=checkpoint.name, unit=" lesions", disable=None):
@@ -178,7 +177,16 @@ class Singles:
         return slot_profile(self.evaluation, model)
 
 
-Told = list[tuple[Path, list[Effect], Profile | None]]  # of every checkpoint
+class Of(NamedTuple):
+    """What is told of a checkpoint."""
+
+    name: str
+    digest: str
+    effects: list[Effect]
+    profile: Profile | None
+
+
+Told = list[Of]
 
 
 def names_of(paths: list[Path]) -> list[str]:
@@ -197,8 +205,7 @@ def comma_separated(told: Told) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["checkpoint", "lesion", "number", "difference", "low", "high", "cluster"])
-    names = names_of([path for path, _, _ in told])
-    for name, (_, effects, found) in zip(names, told):
+    for name, _, effects, found in told:
         groups = [] if found is None else clusters(found.attends)
         for one in effects:
             known = one.kind == "slot" and one.number < len(groups)
@@ -219,8 +226,7 @@ def report(told: Told, subset: str) -> str:
         "",
         "![lesions](slots.png)", "",
     ]  # fmt: skip
-    names = names_of([path for path, _, _ in told])
-    for name, (path, effects, found) in zip(names, told):
+    for name, digest, effects, found in told:
         groups = [] if found is None else clusters(found.attends)
         rows = []
         for one in effects:
@@ -229,18 +235,17 @@ def report(told: Told, subset: str) -> str:
             rows.append([f"{one.kind} {one.number}", signed(one.difference, 4),
                          f"{signed(one.low, 4)} to {signed(one.high, 4)}",
                          "yes" if sure else "", cluster])  # fmt: skip
-        lines += [f"## {name}", "", f"sha256 {sha256(path)}", "", *markdown(
+        lines += [f"## {name}", "", f"sha256 {digest}", "", *markdown(
             ["without", "difference", "95 % interval", "beyond chance", "cluster"], rows
         ), ""]  # fmt: skip
-    pairs = [(one, two) for one, two in combinations(zip(names, told), 2)
-             if one[1][2] is not None and two[1][2] is not None]  # fmt: skip
+    pairs = list(combinations([one for one in told if one.profile is not None], 2))
     if pairs:
         lines += ["## Do the slots of two models correspond?", ""]
         rows = []
-        for (first, (_, _, left)), (second, (_, _, right)) in pairs:
-            assert left is not None and right is not None
-            match = correspondence(left, right)
-            rows.append([first, second, f"{match.matched:.2f}",
+        for first, second in pairs:
+            assert first.profile is not None and second.profile is not None
+            match = correspondence(first.profile, second.profile)
+            rows.append([first.name, second.name, f"{match.matched:.2f}",
                          f"{match.held_out:.2f}", f"{match.chance:.3f}"])  # fmt: skip
         lines += [*markdown(["model", "and", "attend alike (matched)", "are read alike",
                              "by chance"], rows, left=2), ""]  # fmt: skip
@@ -256,11 +261,10 @@ def report(told: Told, subset: str) -> str:
 
 def draw(told: Told) -> Any:
     """A panel for each checkpoint: the differences with their intervals."""
-    most = max(len(effects) for _, effects, _ in told)
+    most = max(len(effects) for _, _, effects, _ in told)
     figure = charts.new_figure(5.5 * len(told), 1.2 + 0.25 * most)
     grid = figure.subplots(1, len(told), squeeze=False, sharex=True)
-    names = names_of([path for path, _, _ in told])
-    for axes, name, (_, effects, _) in zip(grid.flat, names, told):
+    for axes, (name, _, effects, _) in zip(grid.flat, told):
         places = range(len(effects))
         axes.barh(places, [one.difference for one in effects], height=0.6,
                   color=[charts.BLUE if one.kind == "slot" else charts.GREY for one in effects],
@@ -295,10 +299,11 @@ def run(evaluation: Any, identity: dict[str, Any], checkpoints: list[Path], slot
     if len(set(digests)) < len(digests):
         raise UserError("a checkpoint is given twice; give seeds of one model")
     work = Singles(evaluation, identity, out)
-    told: Told = [
-        (path, work.effects(path, wanted), work.profile(path) if slots > 0 else None)
-        for path in checkpoints
-    ]
+    told = [
+        Of(name, digest, work.effects(path, digest, wanted),
+           work.profile(path) if slots > 0 else None)
+        for name, path, digest in zip(names_of(checkpoints), checkpoints, digests)
+    ]  # fmt: skip
     text = report(told, subset)
     charts.save(draw(told), out / "slots.png")
     write_text(out / "slots.csv", comma_separated(told))
