@@ -86,18 +86,20 @@ class Cell:
         """Train."""
         words = ["fairseq-train", str(self.data), "--user-dir", str(ROOT / "fairseq_mem")]
         if self.segments:
-            rows = 5 if self.model == "recurrent" else 1  # segments in a batch; see recall/run.sh
+            # An update is of 160 segments. Where none is handed on they don't depend on each other,
+            # and stand in as many rows; else five of each row follow one another.
+            rows = 32 if self.model == "recurrent" else 160
             words += [
                 "--task", "streaming_language_modeling", "--arch", "mem_transformer_xl_small",
                 *self.options, *sides("decoder"), "--tokens-per-sample", "8", "--cache-length",
-                "0", "--criterion", "cross_entropy", "--batch-size", "32", "--update-freq",
-                str(5 // rows), "--batch-size-valid", "8", "--lr", "2e-3",
+                "0", "--criterion", "cross_entropy", "--batch-size", str(rows),
+                "--batch-size-valid", "8", "--lr", "2e-3",
             ]  # fmt: skip
         else:
             words += [
                 *self.options, *sides("encoder", "decoder"), "--share-all-embeddings",
                 "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-                "--max-tokens", "2000", "--required-batch-size-multiple", "1", "--lr", "3e-3",
+                "--max-tokens", "1000", "--required-batch-size-multiple", "1", "--lr", "3e-3",
             ]  # fmt: skip
         return [
             *words, "--dropout", "0", "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)",

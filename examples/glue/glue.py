@@ -254,6 +254,10 @@ def write_data(
     sentences = len(splits["train"][0]) - 1
     for split, rows in splits.items():
         numbers = [pieces.numbers(row[1:], length) for row in rows]
+        if split != "test":  # by length: neighbours need little padding, see run.sh
+            order = sorted(range(len(rows)), key=lambda row: sum(map(len, numbers[row])))
+            numbers = [numbers[row] for row in order]
+            rows = splits[split] = [rows[row] for row in order]
         for place in range(sentences):
             column = [one[place] for one in numbers]
             write_numbers(column, len(pieces.words), out / f"input{place}" / split)

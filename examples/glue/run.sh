@@ -32,6 +32,9 @@ any point and run it again: it continues.
                    quick: 1e-4, down to 0 over UPDATES updates of 64 sentences, about four validations
   UPDATES=N        at most so many updates (default: authors 100000, quick 400)
   BATCH=N          sentences of an update (default: the task's; of your own 32)
+  ROWS=N           sentences that are computed at a time (default: all of an update). With fewer, those
+                   of similar length go together: 1.5 times as fast on a CPU, which pads half of a batch (a
+                   model as large as MiniLM), slower with a tiny model
   LR=NUMBER        the learning rate
   GPUS=N           devices (default: those of this machine; 0 = CPU). More than one is used for metrics
                    that begin with accuracy alone: fairseq cannot add up what it needs for the others
@@ -156,6 +159,12 @@ regression=()
 device=(--fp16) prediction_device=()
 [ "${FP16:-1}" != 0 ] || device=()
 [ "$gpus" -gt 0 ] || device=(--cpu) prediction_device=(--cpu)
+batches=(--batch-size "$((batch / devices > 0 ? batch / devices : 1))")
+if [ -n "${ROWS:-}" ]; then # training text is sorted by length
+    positive_number ROWS= "$ROWS"
+    [ $((batch % (ROWS * devices))) -eq 0 ] || fail "ROWS=$ROWS: give what divides BATCH=$batch, on each device"
+    batches=(--batch-size "$ROWS" --update-freq "$((batch / devices / ROWS))" --no-shuffle)
+fi
 device+=(--distributed-world-size "$devices") # fairseq's own default is all that the machine has
 read -ra more_flags <<<"${TRAIN_FLAGS:-}"
 
@@ -170,7 +179,7 @@ train=(
     --adam-eps 1e-8 --weight-decay 0.01 --clip-norm 1 "${schedule_flags[@]}" --max-update "$updates"
     # batches; --update-epoch-batch-itr, so that a resumed training sees those of the uninterrupted
     # one (fairseq counts anew, though, how long it has had patience)
-    --batch-size "$((batch / devices > 0 ? batch / devices : 1))" --batch-size-valid 256
+    "${batches[@]}" --batch-size-valid 256
     --required-batch-size-multiple 1 --update-epoch-batch-itr True --seed "$seed" "${device[@]}"
     --num-workers 0 --find-unused-parameters
     # checkpoints
@@ -192,5 +201,5 @@ run_stages sentence "$run" --updates "$updates" --devices "$devices" --metrics "
     --data-identity "$data/settings.txt" --dictionaries "$data/input0/dict.txt" \
     --settings model="$model" label="$label" size="${SIZE:-$(basename "$start")}" seed:="$seed" \
     data="$task" updates:="$updates" memory_tokens:="$tokens" memory_update="$update" \
-    schedule="$schedule" batch:="$batch" lr="$lr" train_flags="${TRAIN_FLAGS:-}" \
+    schedule="$schedule" batch:="$batch" rows:="${ROWS:-$batch}" lr="$lr" train_flags="${TRAIN_FLAGS:-}" \
     ::: train "${train[@]}" ::: predict "${predict[@]}"

@@ -24,7 +24,8 @@ again: it continues.
   --no-report      run the cells only
   --report-only    run no cells
 
-  RUNS=FOLDER, UPDATES=N, LR=NUMBER, BATCH=N, TRAIN_FLAGS=...: as in run.sh; the models are not kept.
+  RUNS=FOLDER, UPDATES=N, LR=NUMBER, BATCH=N, ROWS=N (on a CPU 8), TRAIN_FLAGS=...: as in run.sh; the models
+  are not kept.
 HELP
 }
 
@@ -99,6 +100,7 @@ RUNS=$(absolute_path "${RUNS:-$here/runs/vader}") GPUS=1
 [ -n "$device" ] || [ "$(count_gpus)" -gt 0 ] || device=cpu
 [ "$device" != cpu ] || GPUS=0
 [ "$GPUS" != 0 ] || use_cpu # for the process whose forks the cells are
+[ "$GPUS" != 0 ] || export ROWS=${ROWS:-8}
 export FP16=0
 # The GPUs are counted without beginning to use one, which the cells' process must never do.
 export PYTORCH_NVML_BASED_CUDA_CHECK=1

@@ -125,9 +125,10 @@ def predict(
     model.to(device).eval()
     targets: list[str] = []
     predictions: list[str] = []
+    # neighbours in length need little padding
+    order = sorted(range(len(found)), key=found.num_tokens)
     for start in range(0, len(found), batch_size):
-        rows = [found[row] for row in range(start, min(start + batch_size, len(found)))]
-        sample = found.collater(rows)
+        sample = found.collater([found[row] for row in order[start : start + batch_size]])
         if "target" not in sample:
             raise UserError(f"{data} has no labels of the set {split}; {REMEDY}")
         sample = utils.move_to_cuda(sample) if device.type == "cuda" else sample
@@ -144,7 +145,8 @@ def predict(
                     word = label[number + label.nspecial]
                     named = word.isascii() and word.isdigit() and int(word) < len(names)
                     column.append(names[int(word)] if named else word)
-    return targets, predictions
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return [targets[row] for row in back], [predictions[row] for row in back]
 
 
 def _classes(task: Any) -> int:

@@ -123,7 +123,7 @@ def test_commands_are_shown_and_train_as_recipes_do():
         "fairseq-preprocess", "fairseq-train", "fairseq-eval-lm", "fairseq-eval-lm",
     ]  # fmt: skip
     assert "--update-epoch-batch-itr True" in commands[1] and "--seed 3" in commands[1]
-    assert "--memory-recurrence 5" in commands[1] and "--update-freq 1" in commands[1]
+    assert "--memory-recurrence 5" in commands[1] and "--batch-size 32" in commands[1]
     assert "--cache-length 0" in commands[1]  # a cache would carry what memory shall carry
 
 

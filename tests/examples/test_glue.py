@@ -108,8 +108,13 @@ def test_from_pre_training_to_the_report(glue, tmp_path):
             assert result["metrics"][metric]["value"] > least, (task, model, result["metrics"])
     shown = script("run.sh", "pairs", "mem-ctrl-5-head-frozen", 1, DRY_RUN=1, **shared).stdout
     for flags in ("--memory-tokens 5 --memory-update ctrl", "--memory-head memory",
-                  "--memory-frozen", "--regression-target"):  # fmt: skip
+                  "--memory-frozen", "--regression-target", "--batch-size 64"):  # fmt: skip
         assert flags in shown
+    assert "--no-shuffle" not in shown  # rows are sorted by length: whole batches would be, too
+    few = script("run.sh", "pairs", "baseline", 2, DRY_RUN=1, ROWS=8, **shared).stdout
+    assert "--batch-size 8 --update-freq 8 --no-shuffle" in few
+    done = script("run.sh", "pairs", "baseline", 2, check=False, ROWS=7, **shared)
+    assert done.returncode == 1 and "divides BATCH=64" in done.stderr.splitlines()[-1]
     run = tmp_path / "runs/mine/mem-bottleneck-2/seed-1"
     hub = MemRobertaModel.from_pretrained(
         str(run), "model.pt", str(tmp_path / "work/data/mine"), bpe="wordpiece",
@@ -198,6 +203,22 @@ def test_mrpc_is_split_by_its_list(glue, tmp_path):
     assert splits["valid"] == splits["test"] == [("0", "three", "four")]
 
 
+def test_rows_are_sorted_by_length_but_those_of_the_test(glue, tmp_path):
+    """Targets and both texts of a row stay together; predictions are in the test set's order."""
+    (tmp_path / "dict.txt").write_text("a 1\n")
+    rows = [("3", "a a a", "a"), ("1", "a", "a"), ("5", "a a", "a a a"), ("2", "a", "a a")]
+    for regression in (True, False):
+        splits = {name: list(rows) for name in ("train", "valid", "test")}
+        out = tmp_path / f"{regression}"
+        glue.write_data(splits, tmp_path, out, 64, regression)
+        for name in ("train", "valid"):
+            text = (out / "text" / f"{name}.tsv").read_text()
+            assert [line[0] for line in text.splitlines()] == ["1", "2", "3", "5"]
+        assert (out / "text/test.tsv").read_text()[0] == "3"
+    for name, expected in (("valid", ["1", "2", "3", "5"]), ("test", ["3", "1", "5", "2"])):
+        assert (tmp_path / f"True/label/{name}.label").read_text().split() == expected
+
+
 def test_what_is_not_given_is_split_off(glue, tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text("sentence\tlabel\n" + "".join(f"text {n}\t{n % 2}\n" for n in range(300)))
@@ -271,6 +292,35 @@ def test_data_that_makes_no_sense_is_told_in_a_line(tmp_path):
 def test_scripts_refuse_in_a_line(tmp_path, words, message):
     done = script(*words, check=False, DATA=tmp_path, WORK=tmp_path)
     assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_pairs_are_neighbours_or_of_two_documents(tmp_path):
+    """As many of each; no line of a document is its own neighbour's stranger."""
+    documents = [[f"{name}{number}\twords" for number in range(8)] for name in "abc"]
+    (tmp_path / "text").write_text("\n\n".join("\n".join(one) for one in documents))
+    for out, rows in (("all.tsv", 100), ("seven.tsv", 7)):
+        subprocess.run([sys.executable, GLUE / "pairs.py", tmp_path / "text", tmp_path / out,
+                        "--rows", str(rows)], check=True)  # fmt: skip
+    heading, *made = (line.split("\t") for line in (tmp_path / "all.tsv").read_text().splitlines())
+    assert heading == ["sentence1", "sentence2", "label"]
+    assert len({first for first, _, _ in made}) == len(made) == 20  # of 21 neighbours
+    assert [label for *_, label in made].count("1") == 10
+    for first, second, label in made:
+        follows = first[0] == second[0] and int(second[1]) == int(first[1]) + 1
+        assert follows == (label == "1") and (first[0] == second[0]) == follows
+    assert len((tmp_path / "seven.tsv").read_text().splitlines()) == 7  # heading, three of each
+
+
+@pytest.mark.parametrize("text", ["one\ntwo\nthree\n", "one\n\ntwo\n", ""])
+def test_a_text_without_documents_makes_no_pairs(tmp_path, text):
+    (tmp_path / "text").write_text(text)
+    done = subprocess.run(
+        [sys.executable, GLUE / "pairs.py", tmp_path / "text", tmp_path / "out.tsv"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "empty line behind each document" in done.stderr
+    assert not (tmp_path / "out.tsv").exists()
 
 
 # The study
