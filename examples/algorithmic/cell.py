@@ -154,7 +154,12 @@ def score_answers(output: str, expected: list[list[str]]) -> dict[str, float]:
 
 
 def score_probabilities(output: str, expected: list[list[str]], between: str) -> dict[str, float]:
-    """Of fairseq-eval-lm: words behind ``between`` that got more than half of the probability."""
+    """Of fairseq-eval-lm, for the words behind ``between``, the right ones before them given.
+
+    Returns:
+        ``lines`` and ``words``: shares of those that got more than half of the probability;
+        ``bits``: the loss of a word.
+    """
     words: list[tuple[str, float]] = []
     for line in output.splitlines():
         if "\t" in line:
@@ -164,15 +169,17 @@ def score_probabilities(output: str, expected: list[list[str]], between: str) ->
     if len(starts) != len(expected):
         sys.exit(f"algorithmic: {len(starts)} answers instead of {len(expected)} in the output")
     whole = right = total = 0
+    bits = 0.0
     for start, answer in zip(starts, expected):
         given = words[start : start + len(answer)]
         if [word for word, _ in given] != answer:
             sys.exit("algorithmic: the output is not of this text")
         good = sum(score > math.log(0.5) for _, score in given)
+        bits -= sum(score for _, score in given) / math.log(2)
         whole += good == len(answer)
         right += good
         total += len(answer)
-    return {"lines": whole / len(expected), "words": right / total}
+    return {"lines": whole / len(expected), "words": right / total, "bits": bits / total}
 
 
 def call(words: list[str], log: Path) -> str:

@@ -42,10 +42,14 @@ def cells(tasks: list[str], models: list[str] | None, seeds: list[int]) -> list[
     return made
 
 
-def told(values: list[float]) -> str:
-    """A mean in per cent, and its spread."""
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread}"
+def told(scores: list[dict], measure: str) -> str:
+    """A mean, in per cent but for bits, and its spread; nothing of what was not measured."""
+    unit, digits = (1, 2) if measure == "bits" else (100, 1)
+    values = [unit * score[measure] for score in scores if measure in score]
+    if not values:
+        return ""
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}"
 
 
 def report(found: Found, updates: int) -> str:
@@ -55,22 +59,22 @@ def report(found: Found, updates: int) -> str:
         row = [task, model, ", ".join(str(one["seed"]) for one in results)]
         for split in ("test", "long"):
             scores = [one["scores"][split] for one in results if split in one["scores"]]
-            row += [told([score[key] for score in scores]) if scores else ""
-                    for key in ("lines", "words")]  # fmt: skip
+            row += [told(scores, measure) for measure in ("lines", "words", "bits")]
         rows.append(row)
-    head = ["task", "model", "seeds", "lines right, %", "words right, %", "long: lines, %",
-            "long: words, %"]  # fmt: skip
+    head = ["task", "model", "seeds", "lines right, %", "words right, %", "bits a word",
+            "long: lines, %", "long: words, %", "long: bits a word"]  # fmt: skip
     versions = sorted({one["versions"] for results in found.values() for one in results})
     return "\n".join([
         "# Tasks whose answer is known", "",
         f"{updates:,} updates each; means and sample standard deviations over seeds. long: "
-        "sources longer than any in training.", "", "![table](table.png)", "",
+        "sources longer than any in training. bits a word: the loss of the answer's words, read in "
+        "segments.", "", "![table](table.png)", "",
         *markdown(head, rows, left=3), "", *(f"- versions: {text}" for text in versions),
     ]) + "\n"  # fmt: skip
 
 
 def draw(found: Found) -> "Figure":
-    """A panel for each task: bars of the words that are right, in both tests."""
+    """A panel for each task, both tests: words that are right; bits a word of segments."""
     tasks = list(dict.fromkeys(task for task, _ in found))
     across = min(3, len(tasks))
     down = -(-len(tasks) // across)
@@ -80,9 +84,10 @@ def draw(found: Found) -> "Figure":
         axes.set_visible(False)
     for axes, task in zip(grid.flat, tasks):
         models = [model for name, model in found if name == task]
+        measure, unit = ("bits", 1) if TASKS[task].segments else ("words", 100)
         for shift, split, color in ((-0.2, "test", charts.BLUE), (0.2, "long", charts.GREY)):
             for place, model in enumerate(models):
-                values = [100 * one["scores"][split]["words"] for one in found[task, model]
+                values = [unit * one["scores"][split][measure] for one in found[task, model]
                           if split in one["scores"]]  # fmt: skip
                 if values:
                     axes.barh(place + shift, fmean(values), 0.38, color=color,
@@ -91,7 +96,8 @@ def draw(found: Found) -> "Figure":
                               markersize=3, markerfacecolor="white")  # fmt: skip
         axes.set_yticks(range(len(models)), models, fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, None if measure == "bits" else 100)
+        axes.set_xlabel("bits a word" if measure == "bits" else "words right, %", fontsize=8)
         axes.set_title(task, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     grid.flat[0].legend(fontsize=8)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_answers_are_scored():
 def test_probabilities_are_scored():
     output = "0\ta [-9.0] = [-0.1] a [-0.1] </s> [0.0] b [-3.0] = [0.0]\n1\tb [-0.7]\n"
     found = cell.score_probabilities(output, [["a"], ["b"]], "=")
-    assert found == {"lines": 0.5, "words": 0.5}
+    assert found == pytest.approx({"lines": 0.5, "words": 0.5, "bits": 0.4 / math.log(2)})
     with pytest.raises(SystemExit, match="2 answers instead of 1"):
         cell.score_probabilities(output, [["a"]], "=")
 
@@ -153,8 +154,28 @@ def test_a_study_that_is_done_is_told_without_training(tmp_path):
     )  # fmt: skip
     assert "4 cells, 4 of them done before" in done.stdout
     report = (tmp_path / "table.md").read_text()
-    assert "| copy | memory | 1, 2 | 100.0 ± 0.0 | 100.0 ± 0.0 | 0.0 ± 0.0 | 10.0 ± 0.0 |" in report
+    # plain tasks have no bits
+    assert (
+        "| copy | memory | 1, 2 | 100.0 ± 0.0 | 100.0 ± 0.0 |  | 0.0 ± 0.0 | 10.0 ± 0.0 |  |"
+        in report
+    )
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_segments_are_told_in_bits(tmp_path):
+    folder = tmp_path / "copy-segments" / "base-7-1"
+    folder.mkdir(parents=True)
+    score = {"lines": 0.25, "words": 0.5, "bits": 2.345}
+    (folder / "result.json").write_text(json.dumps(
+        {"task": "copy-segments", "model": "base", "seed": 1, "updates": 7, "versions": "none",
+         "scores": {"test": score, "long": score | {"bits": 3}}}
+    ))  # fmt: skip
+    subprocess.run(
+        [sys.executable, FOLDER / "table.py", "--tasks", "copy-segments", "--models", "base",
+         "--seeds", "1", "--updates", "7", "--work", tmp_path], check=True,
+    )  # fmt: skip
+    report = (tmp_path / "table.md").read_text()
+    assert "| copy-segments | base | 1 | 25.0 | 50.0 | 2.35 | 25.0 | 50.0 | 3.00 |" in report
 
 
 @pytest.mark.slow
