@@ -18,16 +18,13 @@ from pathlib import Path
 from fairseq_mem_text.arguments import positive
 from fairseq_mem_text.errors import TextError
 from fairseq_mem_text.files import replacing
+from glue import text_of
 
 
 def documents(path: Path) -> list[list[str]]:
     """The documents' sentences; tabs in them become spaces."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"{path} cannot be read: {error}") from None
     found: list[list[str]] = [[]]
-    for line in lines:
+    for line in text_of(path).splitlines():
         if words := line.split():
             found[-1].append(" ".join(words))
         elif found[-1]:
