@@ -8,7 +8,8 @@ usage: examples/documents/table.sh [--models MODEL ...] [--seeds SEED ...] [--si
                                    [--jobs N] [--out FOLDER]
 
 Runs run.sh for every model, seed and size that is not finished, then `fairseq-mem report`: BLEU, chrF
-and losses, of all sentences, with the intervals of the differences to the model sentence.
+and losses, of all sentences, with the intervals of the differences to the model sentence. Beside it
+context.md: losses of first and of later sentences, what the context is worth, and terms that stay.
 
   --models   default: sentence fresh context-1 context-3 plain-4 gate-4 gate-4-before
   --seeds    default: 1 2 3
@@ -21,8 +22,11 @@ continues. A cell that fails is named at the end and doesn't stop the others.
 HELP
 }
 
+out='' previous=''
 for word in "$@"; do
     case $word in -h | --help) usage && exit ;; esac
+    [ "$previous" != --out ] || out=$word
+    previous=$word
 done
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,6 +37,12 @@ use_environment "${VENV:-$root/.venv}" fairseq-mem
 DATA=$(absolute_path "${DATA:-$here/work/verses/de-en}")
 RUNS=$(absolute_path "${RUNS:-$here/runs/$(basename "$(dirname "$DATA")")-$(basename "$DATA")}")
 export DATA RUNS
-exec python -m fairseq_mem.runs table --script "$here/run.sh" --runs "$RUNS" \
+status=0
+python -m fairseq_mem.runs table --script "$here/run.sh" --runs "$RUNS" \
     --default-models sentence fresh context-1 context-3 plain-4 gate-4 gate-4-before \
-    --baseline sentence --default-seeds 1 2 3 --default-sizes trial -- "$@"
+    --baseline sentence --default-seeds 1 2 3 --default-sizes trial -- "$@" || status=$?
+[ $status -le 1 ] || exit $status # interrupted
+if [ -z "${DRY_RUN:-}" ] && compgen -G "$RUNS/*/*/seed-*/terms.txt" >/dev/null; then
+    python "$here/context_table.py" "$RUNS" "${out:-$RUNS/report}/context.md" || status=1
+fi
+exit $status

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import ROOT, programs
+from helpers.finished_runs import make_run
 
-from examples.documents import texts
+from examples.documents import context_table, texts
 
 FOLDER = ROOT / "examples" / "documents"
 PAGE = """<html><body><h1 id="hd_id1">{}</h1><p class="howto">Open</p>
@@ -63,6 +64,40 @@ def test_without_apt_the_help_is_refused_in_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1 and not (tmp_path / "raw").exists()
     assert len(done.stderr.splitlines()) == 1 and "there is no apt-get here" in done.stderr
+
+
+def test_what_context_is_worth_over_seeds(tmp_path, capsys):
+    """Means, intervals over seeds, and how often the interval over documents lies off zero."""
+
+    def finished(model: str, seed: int, first: float, later: float, other: list[float]) -> None:
+        run = make_run(tmp_path / f"runs/{model}-{seed}", model, seed)
+        rows = [
+            {"places": places, "losses": {"carried": loss},
+             "differences": {"reset": [0.01, -0.01, 0.03], "other": other}}
+            for places, loss in (("1", first), ("2 on", later), ("all", 9.0))
+        ]  # fmt: skip
+        (run / "context.json").write_text(json.dumps({"rows": rows}))
+        (run / "terms.txt").write_text(
+            "test.en: 80.0 % (8 of 10; 12 repeated terms)\n"
+            f"words.txt: {70 + seed}.0 % (7 of 10; 12 repeated terms)\n"
+        )
+
+    for seed in (1, 2, 3):
+        finished("sentence", seed, 2.0, 3.0 + seed, [0.0, 0.0, 0.0])
+        finished("gate-10", seed, 2.5, 2.9 + seed + 0.01 * seed, [0.5, 0.4, 0.6])
+        finished("gate-4", seed, 2.0, 3.0 + seed, [-0.5, -0.6, 0.1 * seed - 0.15])
+    make_run(tmp_path / "runs/fresh-1", "fresh", 1)  # without context.json
+    context_table.main(tmp_path / "runs", tmp_path / "context.md")
+    text = (tmp_path / "context.md").read_text()
+    assert capsys.readouterr().out == text + "\n"
+    sentence, gate_4, gate_10 = (row for row in text.splitlines() if " | 3 | " in row)
+    assert sentence == (
+        "| sentence | 3 | 2.0000 | 5.0000 | – | +0.0100 (0 / 0) | +0.0000 (0 / 0) | 72.0 % |"
+    )
+    assert "| +0.0000 (+0.0000 to +0.0000) |" in gate_4 and "| −0.5000 (0 / 1) |" in gate_4
+    # Student's t with two degrees of freedom: 4.303 times 0.01 / sqrt(3)
+    assert "| 2.5000 | 4.9200 | −0.0800 (−0.1048 to −0.0552) |" in gate_10
+    assert "+0.5000 (3 / 0)" in gate_10 and "in the reference 80.0 %" in text
 
 
 # ---------------------------------------------------------------- the scripts
@@ -164,6 +199,10 @@ def test_a_table_of_documents(data, tmp_path):
     assert (run / "words.txt").read_text().count("\n") == count
     assert "repeated terms" in (run / "terms.txt").read_text()
     assert "gate-2" in (tmp_path / "report/report.md").read_text()
+    rows = (tmp_path / "report/context.md").read_text().splitlines()
+    assert [row.split(" | ")[0] for row in rows if " | 1 | " in row] == [
+        "| sentence", "| fresh", "| gate-2",
+    ]  # fmt: skip
     before = (run / "model.pt").stat().st_mtime_ns
     again = script(*words, **asked)
     assert "+ fairseq" not in again.stdout and (run / "model.pt").stat().st_mtime_ns == before
