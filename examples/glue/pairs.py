@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=positive, default=8000, metavar="N", help="default: 8000")
     args = parser.parse_args()
+    if args.rows < 2:
+        raise TextError(f"--rows {args.rows}: give at least 2, one of each kind")
     made = pairs(documents(args.text), args.rows, random.Random(1))
     lines = ["sentence1\tsentence2\tlabel", *("\t".join(map(str, row)) for row in made)]
     args.out.parent.mkdir(parents=True, exist_ok=True)

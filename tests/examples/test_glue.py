@@ -311,15 +311,22 @@ def test_pairs_are_neighbours_or_of_two_documents(tmp_path):
     assert len((tmp_path / "seven.tsv").read_text().splitlines()) == 7  # heading, three of each
 
 
-@pytest.mark.parametrize("text", ["one\ntwo\nthree\n", "one\n\ntwo\n", ""])
-def test_a_text_without_documents_makes_no_pairs(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "rows", "message"),
+    [
+        *((text, 8, "empty line behind each document") for text in ("a\nb\nc\n", "a\n\nb\n", "")),
+        ("a\nb\n\nc\nd\n", 1, "give at least 2"),
+    ],
+)
+def test_no_pairs_are_made_without_documents_or_of_one_kind_alone(tmp_path, text, rows, message):
     (tmp_path / "text").write_text(text)
     done = subprocess.run(
-        [sys.executable, GLUE / "pairs.py", tmp_path / "text", tmp_path / "out.tsv"],
+        [sys.executable, GLUE / "pairs.py", tmp_path / "text", tmp_path / "out.tsv",
+         "--rows", str(rows)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "empty line behind each document" in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "out.tsv").exists()
 
 
