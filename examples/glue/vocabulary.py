@@ -12,22 +12,40 @@ import hashlib
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fairseq_mem_text.errors import TextError
 from glue import Pieces, text_of, write_numbers
 
-from fairseq_mem.wordpiece import NAME, UNKNOWN, import_tokenizers, make_tokenizer
+from fairseq_mem.wordpiece import CONTINUED, NAME, UNKNOWN, import_tokenizers, make_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SPECIAL = [UNKNOWN, "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
-    lines = [line for line in text_of(text).splitlines() if line.strip()]
-    tokenizer = make_tokenizer({UNKNOWN: 0}, lowercase=True, strip_accents=None, chinese=True)
+def learned(lines: list[str], words: int) -> Tokenizer:
+    """A tokenizer with a vocabulary of so many pieces; the same lines give the same."""
+
+    def made(vocabulary: dict[str, int]) -> Tokenizer:
+        return make_tokenizer(vocabulary, lowercase=True, strip_accents=None, chinese=True)
+
+    tokenizer = made({UNKNOWN: 0})
+    split, normal = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
+    inner = {letter for line in lines for word, _ in split(normal(line)) for letter in word[1:]}
+    # The library would number them in another order in every run, and settle ties by the numbers.
+    first = [*SPECIAL, *(CONTINUED + letter for letter in sorted(inner))]
     trainer = import_tokenizers().trainers.WordPieceTrainer(
-        vocab_size=words, special_tokens=SPECIAL, show_progress=False
+        vocab_size=words, special_tokens=first, show_progress=False
     )
     tokenizer.train_from_iterator(lines, trainer)
+    return made(tokenizer.get_vocab())  # anew: in text, what is spelled like a sign is no sign
+
+
+def main(text: Path, out: Path, words: int, flags: list[str]) -> None:
+    lines = [line for line in text_of(text).splitlines() if line.strip()]
+    tokenizer = learned(lines, words)
     vocabulary = tokenizer.get_vocab()
     pieces = sorted(
         (word for word in vocabulary if word not in SPECIAL), key=lambda word: vocabulary[word]

@@ -64,6 +64,24 @@ def difference_of_lengths(generator):
     return str(lengths[0] - lengths[1]), *(" ".join(["grey"] * length) for length in lengths)
 
 
+def test_a_text_has_one_vocabulary_in_which_signs_are_text(glue, tmp_path):
+    """Ties between pieces are settled in the same way in every process."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(random.Random(n).choices(letters, k=6)) for n in range(400)]
+    (tmp_path / "text").write_text("\n".join(map(" ".join, zip(*[iter(words)] * 4))) + "\n[SEP]\n")
+    for out in ("one", "two"):
+        subprocess.run(
+            [sys.executable, GLUE / "vocabulary.py", tmp_path / "text", tmp_path / out, "300"],
+            check=True,
+        )  # fmt: skip
+    for name in ("tokenizer.json", "dict.txt", "data/train.bin"):
+        one, two = ((tmp_path / out / name).read_bytes() for out in ("one", "two"))
+        assert one == two, name
+    pieces = glue.Pieces(tmp_path / "one")
+    assert len((tmp_path / "one/dict.txt").read_text().splitlines()) == 300 - 5
+    assert "[SEP]" not in pieces.cut("[SEP]") and pieces.cut("[SEP]")[0] == "["
+
+
 @pytest.mark.cli
 def test_from_pre_training_to_the_report(glue, tmp_path):
     counts = dict(train=600, valid=60, test=60)
