@@ -98,7 +98,7 @@ def test_from_pre_training_to_the_report(glue, tmp_path):
     script("pretrain.sh", text, encoder, UPDATES=20, TOKENS=3, WORDS=40, ARCH_FLAGS=size)
     shared = dict(
         MODEL=encoder, START=encoder, WORK=tmp_path / "work", DATA=tmp_path / "work/data",
-        RUNS=tmp_path / "runs", SCHEDULE="quick", UPDATES=150, LR="3e-3",
+        RUNS=tmp_path / "runs", SCHEDULE="quick", UPDATES=200, LR="3e-3",
         TRAIN_FLAGS="--dropout 0 --attention-dropout 0",
     )  # fmt: skip
     for task in ("mine", "pairs"):
