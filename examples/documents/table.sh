@@ -25,7 +25,7 @@ HELP
 out='' previous=''
 for word in "$@"; do
     case $word in -h | --help) usage && exit ;; esac
-    [ "$previous" != --out ] || out=$word
+    [ "$previous" != --out ] || out=${out:-$word}
     previous=$word
 done
 

@@ -36,8 +36,11 @@ def pairs(texts: list[list[str]], rows: int, chance: random.Random) -> list[tupl
     """At most so many rows in random order, every neighbour in one of them at most.
 
     Raises:
-        TextError: there are fewer than two documents, or none of two sentences.
+        TextError: there are fewer than two documents, or none of two sentences, or ``rows`` is
+            below 2.
     """
+    if rows < 2:
+        raise TextError(f"--rows {rows}: give at least 2, one of each kind")
     places = [(number, *pair) for number, text in enumerate(texts) for pair in pairwise(text)]
     if len(texts) < 2 or len(places) < 2:
         raise TextError(
@@ -62,8 +65,6 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=positive, default=8000, metavar="N", help="default: 8000")
     args = parser.parse_args()
-    if args.rows < 2:
-        raise TextError(f"--rows {args.rows}: give at least 2, one of each kind")
     made = pairs(documents(args.text), args.rows, random.Random(1))
     lines = ["sentence1\tsentence2\tlabel", *("\t".join(map(str, row)) for row in made)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
