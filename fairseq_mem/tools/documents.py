@@ -90,6 +90,11 @@ class DocumentReader:
         """What the model reads for a line of the chunk: its tokens, behind its context."""
         return self._source[self._number[index]]
 
+    def length(self, index: int) -> int:
+        """How many tokens that is, without the end mark; 0 for a line without any."""
+        number = self._number.get(index)
+        return 0 if number is None else len(self._source[number]) - 1
+
     def memory(self, indices: Sequence[int]) -> dict[Any, Tensor]:
         """What memory begins as for lines of the chunk: for each encoder m x B x C."""
         numbers = torch.tensor([self._number[index] for index in indices])

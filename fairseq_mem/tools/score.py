@@ -274,13 +274,18 @@ def score_pairs(
             targets.append(target)
             errors.append(error)
         kept = [index for index, error in enumerate(errors) if error is None]
+        lengths = None
         if reader is not None:
             places = _read(reader, translator, chunk, sources, errors)
             kept = [index for index in kept if errors[index] is None and sources[index]]
             reader.select([places[index] for index in kept])
+            lengths = [reader.length(n) for n in range(len(kept))]
         try:
             scored = translator.score_tokens(
-                [sources[i] for i in kept], [targets[i] for i in kept], batch_tokens=batch_tokens
+                [sources[i] for i in kept],
+                [targets[i] for i in kept],
+                batch_tokens=batch_tokens,
+                lengths=lengths,
             )
         except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
             raise UserError(

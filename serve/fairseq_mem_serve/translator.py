@@ -171,6 +171,7 @@ class Translator:
         targets: Sequence[list[str]],
         *,
         batch_tokens: int = 4000,
+        lengths: Sequence[int] | None = None,
     ) -> list[list[TokenScore]]:
         """Return how probable given translations are, token by token, the end mark the last.
 
@@ -179,6 +180,7 @@ class Translator:
             targets: what :meth:`split_target` made, one for each source; a blank one has its end
                 mark alone.
             batch_tokens: tokens of the longer side of a batch, padding counted.
+            lengths: as in :meth:`translate_tokens`.
         """
         check_list(sources)
         check_list(targets)
@@ -186,7 +188,8 @@ class Translator:
             raise ValueError(f"{len(sources)} sources and {len(targets)} targets; give as many")
         sources = [checked(index, source) for index, source in enumerate(sources)]
         targets = [checked(index, target) for index, target in enumerate(targets)]
-        longer = [max(pair, key=len) for pair in zip(sources, targets, strict=True)]
+        lengths = lengths_of(sources, lengths)
+        longer = [max(length, len(target)) for length, target in zip(lengths, targets, strict=True)]
         scored: list[list[TokenScore]] = [[] for _ in sources]
         for group in batched_by_length(list(range(len(sources))), longer, batch_tokens):
             chosen = [targets[i] for i in group]
@@ -206,11 +209,14 @@ class Translator:
         max_len_a: float = 1.2,
         max_len_b: float = 10,
         batch_tokens: int = 4000,
+        lengths: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """Do :meth:`translate_nbest` for sentences that :meth:`split` made into tokens.
 
         Args:
+            lengths: tokens that the engine reads for each sentence, without the end mark, where
+                they are more than the sentence's own; a batch counts those.
             progress: called with the number of sentences of every batch that is done, blank
                 sentences left out.
         """
@@ -225,6 +231,7 @@ class Translator:
                 f"{MOST_PENALTY}"
             )
         sources = [checked(index, source) for index, source in enumerate(sources)]
+        lengths = lengths_of(sources, lengths)
         most = self._engine.max_target_tokens - 1
         limits = []
         for source in sources:
@@ -235,12 +242,13 @@ class Translator:
                     f"{len(source)} tokens; raise them"
                 )
             limits.append(limit)
-        found = self._search(sources, limits, beam, length_penalty, batch_tokens, progress)
+        found = self._search(sources, lengths, limits, beam, length_penalty, batch_tokens, progress)
         return [self._ranked(f, length_penalty)[:nbest] for f in found]
 
     def _search(
         self,
         sources: Sequence[list[str]],
+        lengths: Sequence[int],
         limits: list[int],
         beam: int,
         length_penalty: float,
@@ -251,18 +259,18 @@ class Translator:
         found = [[Found([], 0.0)] for _ in sources]
         todo = [index for index, source in enumerate(sources) if source]
         if self._engine.parallel > 1:  # two batches for each, as one may take longer than another
-            cost = sum(cost_of(sources[i]) for i in todo)
+            cost = sum(cost_of(lengths[i]) for i in todo)
             share = max(LEAST_SHARE, cost // (2 * self._engine.parallel))
             batch_tokens = min(batch_tokens, share)
         # Sentences of about one length, searched with the largest limit among them ...
-        groups = list(batched_by_length(todo, sources, batch_tokens))
+        groups = list(batched_by_length(todo, lengths, batch_tokens))
         self._fill(found, groups, sources, limits, beam, length_penalty, progress)
         # ... and the few that grew beyond their own limit once more, with that.
         over = [i for i in todo if any(len(f.tokens) > limits[i] for f in found[i])]
         groups = []
         for limit in sorted({limits[i] for i in over}):
             same = [i for i in over if limits[i] == limit]
-            groups += batched_by_length(same, sources, batch_tokens)
+            groups += batched_by_length(same, lengths, batch_tokens)
         self._fill(found, groups, sources, limits, beam, length_penalty)
         return found
 
@@ -325,23 +333,32 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def cost_of(source: list[str]) -> int:
-    """How many tokens of a batch a sentence counts for."""
-    return max(len(source) + 1, LEAST_COST)  # with the end mark
+def lengths_of(sources: Sequence[list[str]], given: Sequence[int] | None) -> Sequence[int]:
+    """How many tokens are read for each sentence, if nothing else is given its own."""
+    if given is None:
+        return [len(source) for source in sources]
+    if len(given) != len(sources):
+        raise ValueError(f"{len(sources)} sources and {len(given)} lengths; give as many")
+    return given
+
+
+def cost_of(length: int) -> int:
+    """How many tokens of a batch a sentence of ``length`` counts for."""
+    return max(length + 1, LEAST_COST)  # with the end mark
 
 
 def batched_by_length(
-    indices: list[int], sources: Sequence[list[str]], batch_tokens: int
+    indices: list[int], lengths: Sequence[int], batch_tokens: int
 ) -> Iterator[list[int]]:
     """Sort ``indices`` of sentences, the longest first, and cut them into batches."""
     batch: list[int] = []
     widest = 0
-    for index in sorted(indices, key=lambda i: -len(sources[i])):
+    for index in sorted(indices, key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * widest > batch_tokens:
             yield batch
             batch = []
         if not batch:
-            widest = cost_of(sources[index])
+            widest = cost_of(lengths[index])
         batch.append(index)
     if batch:
         yield batch

@@ -60,6 +60,13 @@ def model(data, tmp_path_factory):
     return train(data, tmp_path_factory.mktemp("document-model"), *DOCUMENTS, "--max-epoch", "2")
 
 
+@pytest.fixture(scope="module")
+def stock_model(data, tmp_path_factory):
+    """One without memory, with three sentences in front of the source."""
+    options = [*TASK, "--context-sentences", "3", "--window-sentences", "3", "--max-epoch", "1"]
+    return train(data, tmp_path_factory.mktemp("stock-model"), *options, "--memory-tokens", "0")
+
+
 def loss(data, checkpoint, split: str, batch: int, **overrides) -> float:
     """Of a word of a split, as fairseq's trainer validates."""
     chosen, cfg, task, _ = load_translation_model(checkpoint, data, overrides)
@@ -164,17 +171,15 @@ def test_two_stages(data, tmp_path, caplog, options):
     assert said.count("has no encoder.memory:") == (arch == "transformer")
 
 
-def test_sentences_in_front_of_the_source(data, tmp_path):
-    """A stock model of two sentences; what it was trained with counts at inference."""
-    options = [*TASK, "--context-sentences", "1", "--window-sentences", "3", "--max-epoch", "1"]
-    checkpoint = train(data, tmp_path, *options, "--memory-tokens", "0")
-    output = generate(data, checkpoint, *TASK, "--max-len-b", "9")
+def test_sentences_in_front_of_the_source(data, stock_model):
+    """What it was trained with counts at inference."""
+    output = generate(data, stock_model, *TASK, "--max-len-b", "9")
     sources = dict(re.findall(r"^S-(\d+)\t(.*)", output, re.MULTILINE))
     lines = (data.parent / "test.de").read_text().splitlines()
     documents = names(data)
-    for number, line in enumerate(lines):
-        goes_on = number > 0 and documents[number - 1] == documents[number]
-        assert sources[str(number)] == (f"{lines[number - 1]} {line}" if goes_on else line)
+    for number in range(len(lines)):
+        begin = max(number - 3, documents.index(documents[number]))
+        assert sources[str(number)] == " ".join(lines[begin : number + 1])
 
 
 @pytest.mark.parametrize("options", [
@@ -238,9 +243,12 @@ def test_an_ensemble_of_both_kinds_is_refused(data, model, tmp_path):
         generate(data, f"{model}:{other}", *TASK)
 
 
-@pytest.mark.parametrize("lines", [1, 4, 1000])
-def test_raw_text_by_documents(data, model, tmp_path, monkeypatch, lines):
+@pytest.mark.parametrize("name, lines", [
+    ("model", 1), ("model", 4), ("model", 1000), ("stock_model", 4),
+])  # fmt: skip
+def test_raw_text_by_documents(data, name, tmp_path, monkeypatch, request, lines):
     """Line by line, in chunks that cut documents, and all at once: as fairseq-generate."""
+    model = request.getfixturevalue(name)
     monkeypatch.setattr(command, "CHUNK_LINES", lines)
     found = translations(
         hypotheses(
@@ -261,6 +269,31 @@ def test_raw_text_by_documents(data, model, tmp_path, monkeypatch, lines):
              "--input", str(tmp_path / "text"), "--output", str(tmp_path / "out")]  # fmt: skip
     assert cli.main(words) == 0
     assert (tmp_path / "out").read_text().splitlines() == expected
+
+
+def test_batches_count_the_sentences_in_front(data, stock_model, tmp_path, monkeypatch):
+    """A source of four sentences takes the room of four."""
+    batches = []
+    rows_of = command.FairseqEngine._rows
+
+    def recorded(engine, sources, indices):
+        rows = rows_of(engine, sources, indices)
+        batches.append((len(rows), max(map(len, rows))))
+        return rows
+
+    monkeypatch.setattr(command.FairseqEngine, "_rows", recorded)
+    sides = [str(data.parent / f"test.{language}") for language in LANGUAGES]
+    common = [str(stock_model), "--data", str(data), "--documents", "--batch-tokens", "70",
+              "--output", str(tmp_path / "out")]  # fmt: skip
+    for words in (
+        ["translate", *common, "--input", sides[0], "--max-len-b", "5"],
+        ["score", *common, "--source", sides[0], "--target", sides[1]],
+    ):
+        batches.clear()
+        assert cli.main(words) == 0
+        assert max(longest for _, longest in batches) > 20
+        assert all(count * longest <= 70 for count, longest in batches)
+        assert max(count for count, _ in batches) > 2
 
 
 @pytest.mark.parametrize("lines", [1, 4, 1000])

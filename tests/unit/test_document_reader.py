@@ -52,8 +52,10 @@ def test_chunks_of_any_size(size, context, recurrence):
         reader.read([tokens for tokens, _ in chunk], [end for _, end in chunk])
         for index, (tokens, _) in enumerate(chunk):
             if not tokens:
+                assert reader.length(index) == 0
                 continue
             assert torch.equal(reader.sentence(index), source[number])
+            assert reader.length(index) == len(source[number]) - 1
             memory = reader.memory([index])
             assert len(memory) == bool(recurrence)
             for of_encoder in memory.values():

@@ -78,15 +78,17 @@ class Run:
                 self.progress.say(f"line {self.lines + index + 1}: {error}; it is left empty")
             texts.append(text)
             tokens.append(split)
+        lengths = None
         if self.reader is not None:
             # a line that cannot be used is none of the document, and doesn't end it
             ends = [n not in errors and is_empty(text) for n, text in enumerate(texts)]
             self.reader.read(tokens, ends)
+            lengths = [self.reader.length(n) for n in range(len(tokens))]
         first = self.lines + 1
         self.progress.add(sum(not split for split in tokens))
         try:
             found = self.translator.translate_tokens(
-                tokens, **self.options, progress=self.progress.add
+                tokens, **self.options, lengths=lengths, progress=self.progress.add
             )
         except (RuntimeError, ValueError) as error:  # of CTranslate2 and torch: no memory, ...
             raise UserError(

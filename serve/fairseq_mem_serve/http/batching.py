@@ -157,7 +157,7 @@ class Batcher:
         for job in self._queue:
             if job.kind == like.kind:
                 for source in job.sources[job.begun :]:
-                    total += cost_of(source)
+                    total += cost_of(len(source))
                     if total >= self._max_batch_tokens:
                         return total
         return total
@@ -172,7 +172,7 @@ class Batcher:
         turns = deque(job for job in self._queue if job.kind == oldest.kind)
         while turns:
             job = turns.popleft()
-            cost = cost_of(job.sources[job.begun])
+            cost = cost_of(len(job.sources[job.begun]))
             if batch and tokens + cost > most:
                 break
             tokens += cost

@@ -68,8 +68,7 @@ def test_scores_and_ranking_follow_the_length_penalty():
 
 def test_batches_hold_sentences_of_a_length_and_no_more_tokens_than_asked():
     lengths = [3, 40, 1, 12, 40, 30, 1, 1, 25, 12]
-    sources = [["x"] * n for n in lengths]
-    batches = list(batched_by_length(list(range(len(lengths))), sources, 100))
+    batches = list(batched_by_length(list(range(len(lengths))), lengths, 100))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     order = [lengths[i] for batch in batches for i in batch]
     assert order == sorted(lengths, reverse=True)
@@ -77,8 +76,17 @@ def test_batches_hold_sentences_of_a_length_and_no_more_tokens_than_asked():
         assert len(batch) * max(lengths[batch[0]] + 1, LEAST_COST) <= 100
     assert len(batches) == 3  # 40 40, 30 25 12, 12 3 1 1 1
     # short sentences are searched for as long as others
-    assert [len(b) for b in batched_by_length(list(range(8)), [["x"]] * 8, 100)] == [6, 2]
-    assert [len(b) for b in batched_by_length([0, 1], sources, 1)] == [1, 1]
+    assert [len(b) for b in batched_by_length(list(range(8)), [1] * 8, 100)] == [6, 2]
+    assert [len(b) for b in batched_by_length([0, 1], lengths, 1)] == [1, 1]
+
+
+def test_batches_count_the_lengths_that_are_given():
+    engine, sources = Recorder(), [["x"]] * 4
+    lengths = [39, 1, 39, 1]
+    plain(engine).translate_tokens(sources, batch_tokens=80, lengths=lengths)
+    assert [list(batch.indices) for batch in engine.batches] == [[0, 2], [1, 3]]
+    with pytest.raises(ValueError, match="4 sources and 3 lengths; give as many"):
+        plain(engine).translate_tokens(sources, lengths=lengths[:3])
 
 
 @pytest.mark.parametrize(
