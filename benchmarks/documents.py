@@ -29,8 +29,8 @@ CONTESTANTS = {
     "sentence": memory_flags("shared", 0),
     "context-1": f"{memory_flags('shared', 0)} --context-sentences 1",
     "context-3": f"{memory_flags('shared', 0)} --context-sentences 3",
-    "plain-4": f"{RECURRENT} --memory-carry plain",
-    "gate-4": RECURRENT,
+    "plain-4": f"{RECURRENT} --memory-carry plain --read-before 0",
+    "gate-4": f"{RECURRENT} --read-before 0",
     "gate-4-before": f"{RECURRENT} --read-before 8",
 }
 TASK = "--task document_translation --source-lang de --target-lang en"
@@ -141,7 +141,7 @@ def run(options: Namespace, report: Report) -> None:
             translating: dict[str, Workload] = {
                 name: Translating(own, data, tokens, options.dtype)
                 for name, own in flags.items()
-                if "--read-before" not in own  # of training alone
+                if "--read-before 8" not in own  # of training alone
             }
             for mode, unit, found in (
                 ("training", "target tokens", training),

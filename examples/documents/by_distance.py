@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -34,17 +35,18 @@ MODELS: dict[str, tuple[int, list[str]]] = {
     "fresh": (4, ["--memory-tokens", f"{SLOTS}"]),
     "context-1": (4, ["--memory-tokens", "0", "--context-sentences", "1"]),
     "context-3": (4, ["--memory-tokens", "0", "--context-sentences", "3"]),
-    **{
-        f"{carry}-{k}": (
-            k,
-            ["--memory-tokens", f"{SLOTS}", "--memory-recurrence", f"{k}", "--memory-carry", carry],
-        )
-        for carry in ("plain", "gate")
-        for k in (2, 4)
-    },
 }
-for name in ("plain-4", "gate-4"):  # and with what stands in front of the window
-    MODELS[f"{name}-before"] = (4, [*MODELS[name][1], "--read-before", "8"])
+BEFORE = 8  # sentences in front of a window, read without gradient
+for carry, k, before in (
+    *product(("plain", "gate"), (2, 4), (0,)), ("plain", 4, BEFORE), ("gate", 4, BEFORE),
+):  # fmt: skip
+    MODELS[f"{carry}-{k}{'-before' if before else ''}"] = (
+        k,
+        [
+            "--memory-tokens", f"{SLOTS}", "--memory-recurrence", f"{k}", "--memory-carry", carry,
+            "--read-before", f"{before}",
+        ],
+    )  # fmt: skip
 SENTENCES = 256
 
 

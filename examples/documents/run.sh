@@ -11,7 +11,7 @@ MODEL is one of
   fresh                  10 memory tokens, fresh in every sentence
   context-N              N previous sentences in front of the source
   plain-K, gate-K        10 memory tokens handed on, as they are or through the gate; gradients reach
-                         through windows of K sentences
+                         through windows of K sentences, with which memory begins fresh
   plain-K-before, gate-K-before   and the 8 sentences in front of a window are read without gradient
 
 In two stages, both by examples/wmt14_de_en/run.sh: FIRST updates of single sentences, without memory or
@@ -40,7 +40,7 @@ whole_number "seed " "$seed"
 window=4 first=mem-10 flags=''
 if [[ $model =~ ^(plain|gate)-([1-9][0-9]*)(-before)?$ ]]; then
     window=${BASH_REMATCH[2]} flags="--memory-recurrence ${BASH_REMATCH[2]} --memory-carry ${BASH_REMATCH[1]}"
-    [ -z "${BASH_REMATCH[3]}" ] || flags+=" --read-before 8"
+    flags+=" --read-before $([ -z "${BASH_REMATCH[3]}" ] && echo 0 || echo 8)"
 elif [[ $model =~ ^context-([1-9][0-9]*)$ ]]; then
     first=baseline flags="--context-sentences ${BASH_REMATCH[1]}"
 elif [ "$model" = sentence ]; then

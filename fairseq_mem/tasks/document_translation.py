@@ -3,9 +3,9 @@
 ``SPLIT.documents`` beside the binarised data says which sentences belong together
 (``streaming/documents.py``). In training an item is a window of consecutive sentences of a
 document: shuffling, batches by tokens, workers, GPUs, ``--update-freq`` and resuming are fairseq's
-own. With ``--memory-recurrence K`` a window has K sentences, memory begins fresh with it and is
-handed on within it. Validation and decoding read every document from its beginning to its end,
-and go on in fairseq's own batches of sentences.
+own. With ``--memory-recurrence K`` a window has K sentences, memory begins as what the sentences in
+front of it hand on, without gradient, and is handed on within it. Validation and decoding read
+every document from its beginning to its end, and go on in fairseq's own batches of sentences.
 """
 
 # ruff: noqa: UP045
@@ -36,6 +36,7 @@ from ..streaming.remembered import Remembered, read_in_front, remember
 
 logger = logging.getLogger(__name__)
 
+READ_BEFORE = 8  # sentences; memory that is never older than a window fails in long documents
 ENDLESS = 5000  # sentences of a document, from which on reading them one by one is worth a word
 
 
@@ -54,10 +55,11 @@ class DocumentTranslationConfig(TranslationConfig):
         metadata={"help": "put N previous source sentences of the document in front of each, the "
                           "end mark between them (default: none; in evaluation as in training)"},
     )  # fmt: skip
-    read_before: int = field(
-        default=0,
+    read_before: Optional[int] = field(
+        default=None,
         metadata={"help": "in training, memory begins as what the N sentences in front of the "
-                          "window hand on, which are read without gradient (default: 0)"},
+                          "window hand on, which are read without gradient (default: "
+                          f"{READ_BEFORE} where memory is handed on; 0: it begins fresh)"},
     )  # fmt: skip
     seed: int = II("common.seed")
 
@@ -110,6 +112,11 @@ class DocumentTranslationTask(TranslationTask):
         return model
 
     @property
+    def read_before(self) -> int:
+        """Sentences that are read in front of a training sample, if memory is handed on."""
+        return READ_BEFORE if self.cfg.read_before is None else self.cfg.read_before
+
+    @property
     def window(self) -> int:
         """Sentences of a training sample."""
         return self.cfg.window_sentences or max(1, self.recurrence)
@@ -136,7 +143,7 @@ class DocumentTranslationTask(TranslationTask):
         self._remembered.clear()
         if combine:
             self.datasets[split] = Windows(
-                sentences, self.window, self.cfg.seed, self.hands_on, self.cfg.read_before,
+                sentences, self.window, self.cfg.seed, self.hands_on, self.read_before,
                 self.longest,
             )  # fmt: skip
         else:

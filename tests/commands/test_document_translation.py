@@ -271,6 +271,16 @@ def test_raw_text_by_documents(data, name, tmp_path, monkeypatch, request, lines
     assert (tmp_path / "out").read_text().splitlines() == expected
 
 
+def test_sentences_in_front_of_a_window_are_read_by_default(data, model, stock_model):
+    for checkpoint, given, read in ((model, None, 8), (model, 0, 0), (stock_model, None, 0)):
+        _, cfg, task, _ = load_translation_model(checkpoint, data)
+        task.cfg.read_before = given
+        task.load_dataset("train", combine=True, task_cfg=cfg.task)
+        windows = task.dataset("train")
+        assert windows.before == read
+        assert ("before" in windows.collater([windows[0]])) == (read > 0)
+
+
 def test_batches_count_the_sentences_in_front(data, stock_model, tmp_path, monkeypatch):
     """A source of four sentences takes the room of four."""
     batches = []

@@ -164,7 +164,7 @@ def test_models_differ_in_their_context_alone(data, tmp_path):
 
     fresh = trained("fresh")
     for model, flags in {
-        "plain-4": ["--memory-recurrence", "4", "--memory-carry", "plain"],
+        "plain-4": ["--memory-recurrence", "4", "--memory-carry", "plain", "--read-before", "0"],
         "gate-4-before": [
             "--memory-recurrence", "4", "--memory-carry", "gate", "--read-before", "8",
         ],

@@ -19,7 +19,7 @@ def task_of(data="") -> DocumentTranslationTask:
     """The task with one split of two documents."""
     words = dictionary()
     cfg = SimpleNamespace(
-        window_sentences=None, context_sentences=None, read_before=0, load_alignments=False,
+        window_sentences=None, context_sentences=None, read_before=None, load_alignments=False,
         num_batch_buckets=0, max_source_positions=100, data=data, train_subset="train",
         upsample_primary=-1,
     )  # fmt: skip
