@@ -74,7 +74,7 @@ class Mirror:
         self.folder = folder
         self.asked: list[tuple[str, int]] = []
         self.break_after: dict[str, list[int]] = {}  # bytes that get through, for each try
-        self.stall_after: dict[str, int] = {}  # bytes that get through before nothing more comes
+        self.stall_after: dict[str, int] = {}  # by stall()
         self.status: dict[str, list[int]] = {}  # instead of the file, for each try
         self.ranges = True
         self.stalled, self.go_on = threading.Event(), threading.Event()
@@ -90,6 +90,12 @@ class Mirror:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stall(self, path: str, after: int) -> None:
+        """Only the first ``after`` bytes of ``path`` get through, and it isn't whole by then."""
+        size = os.path.getsize(self.folder / path)
+        assert after < size, f"{path} has {size} bytes: nothing is missing after {after}"
+        self.stall_after[path] = after
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.lstrip("/")
